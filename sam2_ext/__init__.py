@@ -1,0 +1,9 @@
+"""SAM 2 made trainable and promptable by embeddings, on top of the unmodified ``sam2`` package.
+
+Stands alone (never imports ``unipixel``): build a network, encode frames, decode masks from prompt embeddings, unroll over a clip.
+"""
+
+from sam2_ext.build import ARCHITECTURES, build_sam2, load_sam2_checkpoint, load_sam2_config, reset_rope_tables
+from sam2_ext.model import MaskOutput, SegSAM2
+
+__all__ = ["ARCHITECTURES", "MaskOutput", "SegSAM2", "build_sam2", "load_sam2_checkpoint", "load_sam2_config", "reset_rope_tables"]

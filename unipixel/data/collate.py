@@ -1,0 +1,65 @@
+"""Encoded media -> one packed batch: all dialogues in one row, each attending only to itself, vision inputs concatenated once.
+
+Legend: ``S`` tokens of the row, ``L`` supervised tokens, ``Nv`` visual tokens in the row, ``V`` videos with masks, ``T`` frames,
+``O`` objects, ``N`` patches. All bookkeeping that would need a device synchronisation in the model is done here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from unipixel.data.encode import EncodedMedium
+
+Batch = dict
+"""Keys: see :func:`collate`. Tensors travel to the device, everything else is bookkeeping."""
+
+
+def collate(media: Sequence[EncodedMedium], kind: str) -> Batch:
+    """Pack media of one kind.
+
+    Returns a dict with
+        input_ids (1, S) int64; position_ids (4, 1, S) int64, row 0 restarting per dialogue;
+        label_rows (L,) int64 positions whose hidden state predicts ``label_ids`` (L,) int64;
+        visual_rows (Nv,) int64 positions of visual tokens, ``visual_index`` (Nv,) int64 which feature each takes;
+        patches (N, 1176) uint8 and grids (videos, 3) int64, absent without vision;
+        sam_frames (V * T, 3, S, S) uint8, object_rows (O,) int64 positions that predict each ``<|seg|>``, object_video (O,) int64,
+        mask_targets (T, O, S, S) bool, mask_valid (T, O) bool: present exactly when ``kind`` has masks.
+        segment_lengths tuple of int: tokens per dialogue; kind, keys: bookkeeping.
+    """
+    with_masks = kind.endswith("_masks")
+    rows, positions, label_rows, label_ids, visual_rows, visual_index = [], [], [], [], [], []
+    object_rows, object_video, targets, valid, keys = [], [], [], [], []
+    at = features = 0
+    for video, medium in enumerate(media):
+        for dialogue in medium.dialogues:
+            length = len(dialogue.ids)
+            rows.append(dialogue.ids)
+            positions.append(dialogue.positions)
+            labelled = dialogue.supervised.nonzero().flatten()
+            label_rows.append(labelled - 1 + at)
+            label_ids.append(dialogue.ids[labelled])
+            if medium.grid is not None:
+                visual_rows.append(torch.arange(medium.visual_tokens) + dialogue.visual_start + at)
+                visual_index.append(torch.arange(features, features + medium.visual_tokens))
+            if with_masks:
+                object_rows.append(dialogue.seg - 1 + at)
+                object_video.append(torch.full_like(dialogue.seg, video))
+                if len(dialogue.seg):
+                    targets.append(dialogue.masks)
+                    valid.append(dialogue.annotated)
+            keys.append(dialogue.key)
+            at += length
+        features += medium.visual_tokens
+    batch = {"kind": kind, "keys": keys, "input_ids": torch.cat(rows)[None], "position_ids": torch.cat(positions, 1)[:, None],
+             "segment_lengths": tuple(len(r) for r in rows), "label_rows": torch.cat(label_rows), "label_ids": torch.cat(label_ids)}
+    if visual_rows:
+        batch |= {"visual_rows": torch.cat(visual_rows), "visual_index": torch.cat(visual_index),
+                  "patches": torch.cat([m.patches for m in media if m.patches is not None]),
+                  "grids": torch.tensor([m.grid for m in media if m.grid is not None])}
+    if with_masks:
+        frames = torch.cat([m.frames for m in media])
+        batch |= {"sam_frames": frames, "object_rows": torch.cat(object_rows), "object_video": torch.cat(object_video),
+                  "mask_targets": torch.cat(targets).transpose(0, 1).contiguous(), "mask_valid": torch.cat(valid).T.contiguous()}
+    return batch

@@ -1,0 +1,201 @@
+"""One sample -> arrays: frames decoded once and resized twice, dialogue tokenised once, targets rasterised.
+
+Runs in loader workers; no random state but the draw's own. What cannot be used raises :class:`SampleError`, nothing is cut or replaced.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unipixel.data import media, template
+from unipixel.data.positions import VisualBlock, mrope_positions, temporal_indices
+from unipixel.errors import SampleError
+from unipixel.sample import Example, Medium, Sample
+
+
+@dataclass
+class EncodedDialogue:
+    """One dialogue over a medium.
+
+    Attributes:
+        ids: (L,) int64 with the visual placeholder repeated once per visual token.
+        supervised: (L,) bool, tokens the model is trained to produce.
+        positions: (4, L) int64: index inside this dialogue, then temporal, row and column rotary positions.
+        seg: (O,) int64 positions of ``<|seg|>`` tokens.
+        masks: (O, T, S, S) bool targets on the SAM 2 frames.
+        annotated: (O, T) bool: frames where the target is known; the others are not supervised.
+        visual_start: position of the first visual token, when there are any.
+    """
+
+    ids: Tensor
+    supervised: Tensor
+    positions: Tensor
+    seg: Tensor
+    masks: Tensor
+    annotated: Tensor
+    key: str = ""
+    visual_start: int = 0
+
+
+@dataclass
+class EncodedMedium:
+    """Visual input of one medium, shared by its dialogues.
+
+    Attributes:
+        patches: (N, 1176) uint8 and ``grid`` (t, h, w) in patches, for the language model's vision tower.
+        frames: (T, 3, S, S) uint8 for SAM 2; ``None`` when no mask is wanted.
+    """
+
+    key: str
+    dialogues: list[EncodedDialogue] = field(default_factory=list)
+    patches: Tensor | None = None
+    grid: tuple[int, int, int] | None = None
+    frames: Tensor | None = None
+
+    @property
+    def visual_tokens(self) -> int:
+        return 0 if self.grid is None else self.grid[0] * self.grid[1] * self.grid[2] // media.MERGE**2
+
+
+def tokenize(rendered: template.Rendered, tokenizer, visual_tokens: int, key: str = "") -> tuple[Tensor, Tensor]:
+    """Rendered dialogue -> (ids (L,), supervised (L,)), from ONE tokenisation of the whole text.
+
+    Raises:
+        SampleError: a token straddles the border of a supervised span (``label_border``).
+    """
+    encoded = tokenizer(rendered.text, add_special_tokens=False, return_offsets_mapping=True)
+    ids, offsets = np.array(encoded["input_ids"]), np.array(encoded["offset_mapping"]).reshape(-1, 2)
+    supervised, at = np.zeros(len(ids), dtype=bool), 0
+    for text, wanted in rendered.spans:
+        start, at = at, at + len(text)
+        inside = (offsets[:, 0] >= start) & (offsets[:, 1] <= at)
+        crossing = (offsets[:, 0] < at) & (offsets[:, 1] > at)
+        if crossing.any():
+            token = rendered.text[slice(*offsets[crossing][0])]
+            raise SampleError(f"token {token!r} crosses the border of a supervised span", reason="label_border", key=key)
+        supervised |= inside & wanted
+    pad = tokenizer.convert_tokens_to_ids(template.VIDEO_PAD)
+    repeats = np.where(ids == pad, visual_tokens, 1)
+    return torch.from_numpy(np.repeat(ids, repeats)), torch.from_numpy(np.repeat(supervised, repeats))
+
+
+def cell_times(times: list[float]) -> list[float]:
+    """Time of each temporal cell: its first frame's. An odd last frame makes a cell of its own."""
+    return times[:: media.TEMPORAL]
+
+
+class SampleEncoder:
+    """Sample + draw -> :class:`EncodedMedium`.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer that knows the special tokens of ``unipixel.data.template``.
+        sam_size: side in pixels of the square SAM 2 input.
+        max_tokens: a dialogue longer than this raises :class:`SampleError` (``too_long``): it is skipped and counted, never cut.
+        max_objects: at most this many masks of a medium are supervised, drawn per epoch; 0 means all.
+        seed: randomness of frames and wordings is a function of (seed, key, epoch).
+        with_masks: prepare the SAM 2 frames and the targets (not needed for text preferences).
+    """
+
+    def __init__(self, tokenizer, frames: media.FrameSettings, text: template.TemplateSettings, *, sam_size: int,
+                 max_tokens: int = 40_960, max_objects: int = 0, seed: int = 0, with_masks: bool = True):
+        self.tokenizer, self.frame_settings, self.text, self.sam_size = tokenizer, frames, text, sam_size
+        self.max_tokens, self.max_objects, self.seed, self.with_masks = max_tokens, max_objects, seed, with_masks
+        self.seg_id = tokenizer.convert_tokens_to_ids(template.SEG)
+
+    def __call__(self, sample: Sample, epoch: int = 0) -> EncodedMedium:
+        rng = media.stable_rng(self.seed, sample.key, epoch)
+        out = EncodedMedium(sample.key)
+        chosen = self.choose_frames(sample, rng)
+        if chosen:
+            self.add_frames(out, sample, chosen, any(e.targets for e in sample.examples))
+        for index, example in enumerate(sample.examples):
+            wording = int(rng.integers(1 << 30)) if self.text.paraphrase else 0
+            rendered = template.render(sample, self.text, index, wording)
+            dialogue = self.encode_dialogue(rendered, out, [sample.medium.frame_times[t] for t in chosen], example.example_id)
+            if self.with_masks:
+                self.add_targets(dialogue, example, sample.medium, chosen)
+            out.dialogues.append(dialogue)
+        self.limit_objects(out, rng)
+        return out
+
+    def limit_objects(self, out: EncodedMedium, rng: np.random.Generator) -> None:
+        """Keep ``max_objects`` of the medium's masks; the language loss still covers every dialogue."""
+        total = sum(len(d.seg) for d in out.dialogues)
+        if not 0 < self.max_objects < total:
+            return
+        kept = np.zeros(total, dtype=bool)
+        kept[rng.permutation(total)[: self.max_objects]] = True
+        for dialogue in out.dialogues:
+            mine, kept = torch.from_numpy(kept[: len(dialogue.seg)].copy()), kept[len(dialogue.seg):]
+            if len(mine):
+                dialogue.seg, dialogue.masks, dialogue.annotated = dialogue.seg[mine], dialogue.masks[mine], dialogue.annotated[mine]
+
+    def choose_frames(self, sample: Sample, rng: np.random.Generator) -> list[int]:
+        """Positions of the frames to use. With random sampling, annotated frames are drawn before unannotated ones."""
+        settings, total = self.frame_settings, len(sample.frames)
+        if settings.frame_sampling == "uniform" or total <= settings.num_frames:
+            return media.sample_frames(total, settings.num_frames)
+        evidence = [sample.medium.objects[oid].track.annotated for e in sample.examples for target in e.targets for oid in target]
+        usable = np.logical_and.reduce(evidence) if evidence else np.ones(total, dtype=bool)
+        return media.sample_frames(total, settings.num_frames, rng, preferred=usable)
+
+    def add_frames(self, out: EncodedMedium, sample: Sample, chosen: list[int], masks_wanted: bool) -> None:
+        frames = media.decode_frames(sample.frames, chosen, (sample.medium.height, sample.medium.width), sample.key)
+        out.patches, out.grid = media.patchify(media.resize_for_llm(frames, self.frame_settings))
+        if self.with_masks and masks_wanted:
+            out.frames = _pad_frames(media.resize_for_sam2(frames, self.sam_size), self.sam_frames(sample.medium))
+
+    def sam_frames(self, medium: Medium) -> int:
+        """Frames SAM 2 unrolls over: one for an image, else always ``num_frames``, so that all ranks make the same calls."""
+        return 1 if medium.kind == "image" else self.frame_settings.num_frames
+
+    def encode_dialogue(self, rendered: template.Rendered, medium: EncodedMedium, times: list[float], key: str) -> EncodedDialogue:
+        ids, supervised = tokenize(rendered, self.tokenizer, medium.visual_tokens, key)
+        if len(ids) > self.max_tokens:
+            raise SampleError(f"{len(ids)} tokens, max_tokens={self.max_tokens}", reason="too_long", key=key)
+        blocks, start = [], 0
+        if medium.grid is not None:
+            t, h, w = medium.grid
+            start = int((ids == self.tokenizer.convert_tokens_to_ids(template.VIDEO_PAD)).nonzero()[0])
+            blocks = [VisualBlock(start, (t, h // media.MERGE, w // media.MERGE), temporal_indices(cell_times(times)))]
+        positions = torch.cat([torch.arange(len(ids))[None], mrope_positions(len(ids), blocks)])
+        empty = torch.zeros(0, dtype=torch.bool)
+        return EncodedDialogue(ids, supervised, positions, (ids == self.seg_id).nonzero().flatten(), empty, empty, key, start)
+
+    def add_targets(self, dialogue: EncodedDialogue, example: Example, medium: Medium, chosen: list[int]) -> None:
+        """Union masks of each target, resized to the SAM 2 input; frames where any of its objects is unannotated are not supervised."""
+        if len(dialogue.seg) != len(example.targets):
+            raise SampleError(f"{len(dialogue.seg)} {template.SEG} tokens for {len(example.targets)} targets", reason="seg_count",
+                              key=example.example_id)
+        if not example.targets:
+            return
+        size, total = self.sam_size, self.sam_frames(medium)
+        dialogue.masks = torch.zeros(len(example.targets), total, size, size, dtype=torch.bool)
+        dialogue.annotated = torch.zeros(len(example.targets), total, dtype=torch.bool)
+        for o, target in enumerate(example.targets):
+            tracks = [medium.objects[oid].track for oid in target]
+            for t, position in enumerate(chosen):
+                if all(track.entries[position] is not None for track in tracks):
+                    dialogue.annotated[o, t] = True
+                    union = np.logical_or.reduce([track.decode([position])[0] for track in tracks], axis=0) if tracks else None
+                    if union is not None and union.any():
+                        dialogue.masks[o, t] = resize_mask(torch.from_numpy(union), size)
+
+
+def resize_mask(mask: Tensor, size: int) -> Tensor:
+    """(H, W) bool -> (size, size) bool: bilinear with antialiasing, a pixel belongs to the mask when at least half of it does.
+
+    A mask that would vanish keeps its best pixel, so that a visible object never becomes an empty target.
+    """
+    soft = F.interpolate(mask[None, None].float(), size=(size, size), mode="bilinear", antialias=True)[0, 0]
+    return soft >= min(0.5, float(soft.max()))
+
+
+def _pad_frames(frames: Tensor, total: int) -> Tensor:
+    """Repeat the last frame up to ``total``; the copies are never supervised."""
+    return torch.cat([frames, frames[-1:].expand(total - len(frames), -1, -1, -1)]) if len(frames) < total else frames

@@ -1,0 +1,136 @@
+"""From encoded frames to uint8 tensors: which frames, decode once, two resizes (language model and SAM 2), patch order.
+
+Everything stays uint8 until it is on the training device; :class:`Normalizer` there turns it into what each network was trained on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as TF
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+from unipixel.config import setting
+from unipixel.errors import ConfigError, SampleError
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+PATCH, MERGE, TEMPORAL = 14, 2, 2
+"""Qwen2.5-VL: pixels per patch side, patches per token side, frames per temporal cell."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameSettings:
+    """How many frames a clip gives, and the pixel budget of the language model."""
+
+    num_frames: int = setting(8, "frames taken from a video (all of them when it has fewer)")
+    frame_sampling: str = setting("random", "random draws one frame per equal stretch (training), uniform spreads them from first to last")
+    min_pixels: int = setting(128 * 28 * 28, "least area of a frame for the language model, in pixels; sides become multiples of 28")
+    max_pixels: int = setting(256 * 28 * 28, "largest area of a frame for the language model, in pixels")
+
+    def __post_init__(self):
+        if self.frame_sampling not in ("random", "uniform"):
+            raise ConfigError(f"frame_sampling={self.frame_sampling!r} must be 'random' or 'uniform'")
+        if self.num_frames < 1:
+            raise ConfigError(f"num_frames={self.num_frames} must be at least 1")
+        if not 0 < self.min_pixels <= self.max_pixels:
+            raise ConfigError(f"min_pixels={self.min_pixels} and max_pixels={self.max_pixels} must be positive and in order")
+
+
+def stable_rng(*parts) -> np.random.Generator:
+    """Random numbers that depend on the given values only, not on workers, ranks or earlier draws."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+
+
+def sample_frames(total: int, count: int, rng: np.random.Generator | None = None, preferred: np.ndarray | None = None) -> list[int]:
+    """Frame positions, increasing: ``count`` of ``total``, or all when there are fewer.
+
+    Without ``rng`` the positions are spread from the first to the last frame; with it one frame is drawn per equal stretch, so that
+    every frame, the last included, can be drawn. ``preferred`` (total,) bool: in stretches that hold such frames only they are drawn.
+    """
+    if total <= count:
+        return list(range(total))
+    if rng is None:
+        return [total // 2] if count == 1 else np.round(np.linspace(0, total - 1, count)).astype(int).tolist()
+    edges = np.round(np.linspace(0, total, count + 1)).astype(int)
+    stretches = [np.arange(a, b) for a, b in zip(edges, edges[1:])]
+    if preferred is not None:
+        stretches = [s[preferred[s]] if preferred[s].any() else s for s in stretches]
+    return [int(rng.choice(s)) for s in stretches]
+
+
+def decode_frame(data: bytes, key: str) -> np.ndarray:
+    """Encoded image -> (H, W, 3) uint8 RGB.
+
+    Raises:
+        SampleError: not an image, or a truncated one.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise SampleError(f"unreadable frame: {error}", reason="unreadable_frame", key=key) from error
+
+
+def decode_frames(frames: Sequence[bytes], positions: Sequence[int], size: tuple[int, int], key: str) -> Tensor:
+    """(T, 3, H, W) uint8, channels-last in memory (what the uint8 resize is fastest on). ``size`` is the expected (H, W)."""
+    decoded = [decode_frame(frames[t], f"{key}, frame {t}") for t in positions]
+    for t, frame in zip(positions, decoded):
+        if frame.shape[:2] != tuple(size):
+            raise SampleError(f"frame {t} is {frame.shape[1]}x{frame.shape[0]} px, listed as {size[1]}x{size[0]}", reason="frame_size", key=key)
+    return torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2)
+
+
+def llm_size(height: int, width: int, settings: FrameSettings) -> tuple[int, int]:
+    """(h, w) in pixels, multiples of 28, inside the pixel budget (Qwen's ``smart_resize``)."""
+    return smart_resize(height, width, PATCH * MERGE, settings.min_pixels, settings.max_pixels)
+
+
+def resize_for_llm(frames: Tensor, settings: FrameSettings) -> Tensor:
+    """(T, 3, H, W) uint8 -> (T, 3, h, w) uint8, bicubic with antialiasing."""
+    return TF.resize(frames, list(llm_size(*frames.shape[-2:], settings)), InterpolationMode.BICUBIC, antialias=True)
+
+
+def resize_for_sam2(frames: Tensor, size: int) -> Tensor:
+    """(T, 3, H, W) uint8 -> (T, 3, size, size) uint8, bilinear with antialiasing, aspect ratio ignored (as SAM 2 is trained)."""
+    return TF.resize(frames, [size, size], InterpolationMode.BILINEAR, antialias=True).contiguous()
+
+
+def patchify(frames: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
+    """(T, 3, h, w) uint8 -> ((N, 1176) uint8 patches in Qwen2.5-VL's order, (t, h / 14, w / 14)).
+
+    An odd number of frames is padded with a copy of the last one. Patches are ordered by temporal cell, then by 2 x 2 token, so that
+    four consecutive rows merge into one token; inside a row the order is channel, frame of the cell, y, x.
+    """
+    if len(frames) % TEMPORAL:
+        frames = torch.cat([frames, frames[-1:]])
+    t, gh, gw = len(frames) // TEMPORAL, frames.shape[-2] // PATCH, frames.shape[-1] // PATCH
+    x = frames.reshape(t, TEMPORAL, 3, gh // MERGE, MERGE, PATCH, gw // MERGE, MERGE, PATCH)
+    x = x.permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
+    return x.reshape(t * gh * gw, 3 * TEMPORAL * PATCH * PATCH), (t, gh, gw)
+
+
+class Normalizer:
+    """uint8 -> float on whatever device the data is: mean and deviation of CLIP (language model) and ImageNet (SAM 2)."""
+
+    def __init__(self):
+        per_row = np.repeat(np.array([CLIP_MEAN, CLIP_STD]) * 255, TEMPORAL * PATCH * PATCH, axis=1)
+        self.patch_mean, self.patch_std = torch.tensor(per_row, dtype=torch.float32)
+        self.frame_mean, self.frame_std = (torch.tensor(v)[:, None, None] * 255 for v in (IMAGENET_MEAN, IMAGENET_STD))
+
+    def patches(self, x: Tensor) -> Tensor:
+        """(N, 1176) uint8 -> float32."""
+        return (x.float() - self.patch_mean.to(x.device)) / self.patch_std.to(x.device)
+
+    def frames(self, x: Tensor) -> Tensor:
+        """(N, 3, S, S) uint8 -> float32."""
+        return (x.float() - self.frame_mean.to(x.device)) / self.frame_std.to(x.device)

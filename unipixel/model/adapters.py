@@ -1,0 +1,153 @@
+"""What trains: LoRA targets by rule, frozen and trained parts by name, and the table that proves it.
+
+Parts have fixed names (:data:`PARTS`); a rule that matches nothing is an error, never a silent no-op.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from unipixel.config import setting
+from unipixel.errors import ConfigError, nearest
+from unipixel.model.grounded import GroundedVLM
+
+PARTS: dict[str, tuple[str, ...]] = {
+    "llm": ("language_model.",),
+    "visual": ("visual.",),
+    "embedding": ("embed_tokens.", "lm_head."),
+    "projector": ("visual.merger.",),
+    "seg": ("seg_head.",),
+    "sam2_encoder": ("sam2.image_encoder.",),
+    "sam2_decoder": ("sam2.",),
+}
+"""Part -> substrings of parameter names. A parameter that fits several belongs to the last one listed here, so that ``projector`` can
+train while ``visual`` stays frozen and ``sam2_encoder`` has its own rate; ``sam2_decoder`` is all of SAM 2 but its image encoder."""
+
+NEVER_USED = ("sam2.mask_downsample.", "sam2.no_mem_pos_enc", "sam_prompt_encoder.point_embeddings.", "sam_prompt_encoder.mask_downscaling.")
+"""SAM 2 weights that prompting by embeddings never touches; kept in checkpoints, never trained."""
+
+_QKVO = ("q_proj", "k_proj", "v_proj", "o_proj", "attn.qkv", "attn.proj")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSettings:
+    """LoRA by rule. Defaults are those of the UniPixel family."""
+
+    lora_layers: str = setting("qkvo", "qkvo (attention projections), linear (every linear layer), or none (no LoRA)")
+    lora_scope: str = setting("all", "which part gets adapters: llm, visual or all")
+    lora_r: int = setting(128, "rank of the adapters")
+    lora_alpha: int = setting(256, "scale numerator: adapters are scaled by alpha / r")
+    lora_dropout: float = setting(0.1, "dropout of the adapters' input")
+    lora_targets: str = setting("", "explicit name endings instead of the rule, comma-separated, e.g. q_proj,visual.merger.mlp.0")
+
+    def __post_init__(self):
+        for name, allowed in (("lora_layers", ("none", "qkvo", "linear")), ("lora_scope", ("llm", "visual", "all"))):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ConfigError(f"{name}={value!r} must be one of {allowed}{nearest(value, allowed)}")
+        if self.lora_r < 1 or self.lora_alpha <= 0 or not 0 <= self.lora_dropout < 1:
+            raise ConfigError("LoRA needs lora_r >= 1, lora_alpha > 0 and 0 <= lora_dropout < 1, got "
+                              f"lora_r={self.lora_r}, lora_alpha={self.lora_alpha}, lora_dropout={self.lora_dropout}")
+
+
+def lora_targets(backbone: nn.Module, settings: LoraSettings, train: Sequence[str] = ()) -> list[str]:
+    """Names of the linear layers of the backbone that get an adapter.
+
+    The rule leaves out layers that train in full anyway, and an output head tied to the embedding (an adapter on one side of a tie is
+    lost when it is merged).
+
+    Raises:
+        ConfigError: the rule, or one of the explicit endings, matches nothing.
+    """
+    linear = [name for name, module in backbone.named_modules() if isinstance(module, nn.Linear)]
+    if settings.lora_targets:
+        endings = [t.strip() for t in settings.lora_targets.split(",") if t.strip()]
+        for ending in endings:
+            if not any(_ends_with(name, ending) for name in linear):
+                raise ConfigError(f"lora_targets={ending!r} matched 0 of {len(linear)} linear layers{nearest(ending, _short_names(linear))}")
+        return [name for name in linear if any(_ends_with(name, e) for e in endings)]
+    tied = backbone.config.get_text_config().tie_word_embeddings
+    free = [name for name in linear if part_of(name + ".weight") not in train and not (tied and name == "lm_head")]
+    chosen = [name for name in free if settings.lora_layers == "linear" or name.endswith(_QKVO)]
+    if settings.lora_scope != "all":
+        chosen = [name for name in chosen if ("visual" in name) == (settings.lora_scope == "visual")]
+    if not chosen:
+        raise ConfigError(f"lora_layers={settings.lora_layers!r} with lora_scope={settings.lora_scope!r} matched 0 of {len(linear)} linear layers")
+    return chosen
+
+
+def _ends_with(name: str, ending: str) -> bool:
+    return name == ending or name.endswith("." + ending)
+
+
+def _short_names(names: Sequence[str]) -> set[str]:
+    return {".".join(p for p in name.split(".")[-depth:]) for name in names for depth in (1, 2, 3)}
+
+
+def part_of(name: str) -> str:
+    """Part of a parameter name: ``lora``, a key of :data:`PARTS`, or ``other``."""
+    if "lora_" in name:
+        return "lora"
+    found = [part for part, fragments in PARTS.items() if any(f in name for f in fragments)]
+    if "sam2_encoder" in found:
+        return "sam2_encoder"
+    return found[-1] if found else "other"
+
+
+@dataclass
+class TrainableReport:
+    """What trains, per part: parameters and tensors, and the LoRA rule's matches."""
+
+    counts: dict[str, tuple[int, int]]
+    lora_modules: list[str] = field(default_factory=list)
+    total: int = 0
+
+    @property
+    def trainable(self) -> int:
+        return sum(parameters for parameters, _ in self.counts.values())
+
+    def rows(self) -> list[tuple[str, int, int]]:
+        return [(part, tensors, parameters) for part, (parameters, tensors) in self.counts.items()]
+
+
+def set_trainable(model: GroundedVLM, lora: LoraSettings, train: Sequence[str]) -> TrainableReport:
+    """Freeze everything, add LoRA, then unfreeze the parts in ``train``. Seed before: LoRA draws its initial weights here.
+
+    Raises:
+        ConfigError: an unknown part, a part without parameters, or a LoRA rule that matches nothing.
+    """
+    for part in train:
+        if part not in PARTS:
+            raise ConfigError(f"train={part!r} is not a part of the model; known: {', '.join(PARTS)}{nearest(part, PARTS)}")
+    model.requires_grad_(False)
+    targets: list[str] = []
+    if lora.lora_layers != "none":
+        targets = lora_targets(model.backbone, lora, train)
+        config = LoraConfig(r=lora.lora_r, lora_alpha=lora.lora_alpha, lora_dropout=lora.lora_dropout, target_modules=targets, task_type="CAUSAL_LM")
+        model.backbone = get_peft_model(model.backbone, config)
+    for name, parameter in model.named_parameters():
+        if part_of(name) in train and not any(pattern in name for pattern in NEVER_USED):
+            parameter.requires_grad_(True)
+    report = trainable_report(model, targets)
+    missing = [part for part in train if part not in report.counts]
+    if missing:
+        raise ConfigError(f"train={','.join(missing)} matched no parameter of this model")
+    if not report.counts:
+        raise ConfigError("nothing trains: set lora_layers or list parts in train")
+    return report
+
+
+def trainable_report(model: nn.Module, lora_modules: Sequence[str] = ()) -> TrainableReport:
+    counts: dict[str, tuple[int, int]] = {}
+    total = 0
+    for name, parameter in model.named_parameters():
+        size = getattr(parameter, "ds_numel", parameter.numel())
+        total += size
+        if parameter.requires_grad:
+            parameters, tensors = counts.get(part_of(name), (0, 0))
+            counts[part_of(name)] = parameters + size, tensors + 1
+    return TrainableReport(counts, list(lora_modules), total)

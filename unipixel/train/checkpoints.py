@@ -1,0 +1,88 @@
+"""Checkpoint folders: which ones are complete, which is the newest, which old ones go.
+
+``trainer_state.json`` is written before the last file of a checkpoint is safe, and transformers' own search does not look inside the
+folders, so a worker killed while saving makes every restart fail. Here a checkpoint exists only once every rank has written its part
+and rank 0 has listed all files with their sizes in :data:`MARKER`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+from unipixel.errors import CheckpointError
+
+MARKER = "complete.json"
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def mark_complete(folder: Path) -> None:
+    """List the files of ``folder`` in its marker; call on rank 0 after all ranks have written."""
+    files = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
+    temporary = folder / f".{MARKER}.tmp"
+    temporary.write_text(json.dumps({"files": files}, indent=1) + "\n")
+    temporary.rename(folder / MARKER)
+
+
+def problem(folder: Path) -> str | None:
+    """Why ``folder`` is no complete checkpoint, or ``None`` when it is one."""
+    marker = folder / MARKER
+    if not marker.is_file():
+        return "the run was stopped while writing it (no complete.json)"
+    for name, size in json.loads(marker.read_text())["files"].items():
+        file = folder / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes, {size} were written"
+    return None
+
+
+def _step(folder: Path) -> int:
+    return int(_NAME.fullmatch(folder.name)[1])
+
+
+def checkpoints(out: Path) -> list[Path]:
+    """Checkpoint folders of a run, oldest first, complete or not."""
+    return sorted((p for p in out.glob("checkpoint-*") if p.is_dir() and _NAME.fullmatch(p.name)), key=_step)
+
+
+def newest_complete(out: Path) -> tuple[Path | None, list[str]]:
+    """(newest complete checkpoint or ``None``, one line per newer folder that was passed over)."""
+    passed = []
+    for folder in reversed(checkpoints(out)):
+        reason = problem(folder)
+        if reason is None:
+            return folder, passed
+        passed.append(f"{folder.name}: {reason}")
+    return None, passed
+
+
+def require_complete(folder: Path) -> Path:
+    """``folder``, which the user named.
+
+    Raises:
+        CheckpointError: it is no complete checkpoint; complete ones beside it are listed.
+    """
+    if folder.is_dir() and not _NAME.fullmatch(folder.name) and checkpoints(folder):
+        found, _ = newest_complete(folder)
+        if found:
+            return found
+    reason = problem(folder) if folder.is_dir() else "there is no such folder"
+    if reason is not None:
+        others = [p.name for p in checkpoints(folder.parent) if p != folder and problem(p) is None]
+        hint = f"; complete ones beside it: {', '.join(others)}" if others else ""
+        raise CheckpointError(f"cannot resume from {folder}: {reason}{hint}")
+    return folder
+
+
+def rotate(out: Path, keep: int | None) -> None:
+    """Delete the oldest complete checkpoints beyond ``keep``, and incomplete ones older than the newest complete one."""
+    if not keep:
+        return
+    complete = [p for p in checkpoints(out) if problem(p) is None]
+    for folder in checkpoints(out):
+        if folder in complete[:-keep] or (folder not in complete and complete and _step(folder) < _step(complete[-1])):
+            shutil.rmtree(folder)

@@ -1,0 +1,135 @@
+"""Supervised fine-tuning, the entry point: ``torchrun -m unipixel.train.sft --config recipe.yaml`` (or ``deepspeed``, or ``unipixel train sft``).
+
+Parse, build, train, close; everything else lives in the modules named here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+from tabulate import tabulate
+from transformers import set_seed
+
+from unipixel import distributed
+from unipixel.config import parse
+from unipixel.data.encode import SampleEncoder
+from unipixel.data.loader import Groups
+from unipixel.data.media import FrameSettings
+from unipixel.data.plan import OrderPlan
+from unipixel.data.shards import ShardDataset
+from unipixel.data.template import TemplateSettings
+from unipixel.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, UniPixelError
+from unipixel.model.adapters import LoraSettings, TrainableReport, set_trainable
+from unipixel.model.build import ModelSettings, build_model, checkpoint_fields
+from unipixel.model.checkpoint import load_trained
+from unipixel.objectives.masks import MaskLossSettings
+from unipixel.train import checkpoints
+from unipixel.train.callbacks import GradientCheck, MaskPanels, Preemption, Scalars
+from unipixel.train.settings import DataSettings, RunSettings, SFTArguments
+from unipixel.train.trainer import GroundedTrainer
+
+log = logging.getLogger(__name__)
+SETTINGS = (ModelSettings, LoraSettings, DataSettings, FrameSettings, TemplateSettings, MaskLossSettings, RunSettings, SFTArguments)
+
+
+def print_trainable(report: TrainableReport) -> None:
+    """Which part trains with how many parameters, and which modules the LoRA rule matched."""
+    rows = [(part, tensors, f"{parameters:,}") for part, tensors, parameters in report.rows()]
+    rows.append(("all of it", "", f"{report.trainable:,} of {report.total:,} ({report.trainable / report.total:.2%})"))
+    print(tabulate(rows, headers=("trains", "tensors", "parameters"), colalign=("left", "right", "right")))
+    if report.lora_modules:
+        print(f"LoRA in {len(report.lora_modules)} modules: {', '.join(report.lora_modules[:3])}, … {report.lora_modules[-1]}")
+
+
+def total_steps(args: SFTArguments, groups: int) -> int:
+    """``max_steps``, or what the epochs come to with this batch."""
+    if args.max_steps > 0:
+        return args.max_steps
+    per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return max(1, -(-int(args.num_train_epochs * groups) // per_step))
+
+
+def find_resume(run: RunSettings, out: Path) -> Path | None:
+    """The checkpoint to resume from, by the three modes of ``resume``."""
+    if run.resume == "never":
+        return None
+    if run.resume != "auto":
+        return checkpoints.require_complete(Path(run.resume))
+    found, passed = checkpoints.newest_complete(out)
+    for line in passed:
+        log.warning("not resuming from %s", line)
+    return found
+
+
+def run_sft(model_settings, lora, data, frames, text, masks, run, args) -> int:
+    """Train; returns the exit code."""
+    set_seed(args.seed)  # before LoRA draws its weights
+    out = Path(args.output_dir)
+    resume = find_resume(run, out)
+    main_process = args.process_index == 0
+
+    model, tokenizer = build_model(model_settings)
+    if run.init_from:
+        load_trained(model, run.init_from, trainable=True)
+    report = set_trainable(model, lora, run.train)
+    dataset = ShardDataset(data.shards)
+    groups = Groups(dataset, data.examples_per_medium)
+    encoder = SampleEncoder(tokenizer, frames, text, sam_size=model_settings.sam2_image_size, max_tokens=data.max_tokens,
+                            max_objects=data.max_objects, seed=args.seed)
+    plan = OrderPlan(groups.kinds, seed=args.seed, fingerprint=f"{dataset.fingerprint}/{data.examples_per_medium}")
+    args.max_steps = total_steps(args, len(groups))
+
+    gradients, preemption, scalars = GradientCheck(), Preemption(), Scalars()
+    gradients.uses_masks = plan.next_kind().endswith("_masks")
+    callbacks = [gradients, preemption]
+    panels = MaskPanels(run.panel_steps) if run.panel_steps and "tensorboard" in args.report_to else None
+    trainer = GroundedTrainer(model, args, run=run, groups=groups, encoder=encoder, plan=plan, tokenizer=tokenizer, mask_settings=masks,
+                              checkpoint_extra=checkpoint_fields(model_settings, tokenizer) | inference_fields(frames, text),
+                              max_skips=data.max_skips, scalars=scalars, callbacks=callbacks + ([panels] if panels else []))
+    if panels:
+        panels.trainer = trainer
+    if main_process:
+        print_trainable(report)
+        print(f"data: {len(dataset)} examples in {len(groups)} groups, {args.max_steps} steps of "
+              f"{args.per_device_train_batch_size} x {args.gradient_accumulation_steps} x {args.world_size} (media x accumulation x processes)")
+        print(f"attention: {model_settings.attn_implementation} ({'torch varlen flash' if torch.cuda.is_available() else 'torch SDPA per dialogue'})")
+        print(f"{'resuming from ' + str(resume) if resume else 'starting from the base model'}")
+        write_settings(out, model_settings, lora, data, frames, text, masks, run)
+
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    if preemption.stopped:
+        return EXIT_PREEMPTED
+    trainer.save_model(str(out))
+    return 0
+
+
+def inference_fields(frames: FrameSettings, text: TemplateSettings) -> dict:
+    """What prediction must repeat from training, stored in ``config.json``: frame budget and prompt form."""
+    return {"unipixel": {"frames": dataclasses.asdict(frames), "template": dataclasses.asdict(text)}}
+
+
+def write_settings(out: Path, *settings) -> None:
+    """The resolved settings as one recipe beside the run."""
+    out.mkdir(parents=True, exist_ok=True)
+    merged = {key: value for part in settings for key, value in dataclasses.asdict(part).items()}
+    (out / "settings.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(merged)), sort_keys=True))
+
+
+def main(argv: list[str] | None = None) -> int:
+    distributed.prepare()
+    argv = [a for a in (sys.argv[1:] if argv is None else argv) if not a.startswith(("--local_rank", "--local-rank"))]
+    try:
+        return run_sft(*parse(SETTINGS, argv, prog="unipixel train sft"))
+    except UniPixelError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+
+
+if __name__ == "__main__":
+    sys.exit(main())
