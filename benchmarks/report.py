@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.predictions import Prediction, read_predictions
 from benchmarks.score import METRICS, SCHEMA, differences, percent
-from benchmarks.st_evidence import GroundTruth, from_samples, predicted_evidence, read_samples
+from benchmarks.st_evidence import GroundTruth, from_samples, predicted_evidence, read_samples, scored_examples
 from unipixel.config import parse, setting
 from unipixel.errors import EXIT_USER_ERROR, ConfigError, DataError, UniPixelError
 from unipixel.metrics import jf, map_option
@@ -225,7 +225,7 @@ def headline(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def build_report(samples: Iterable[Sample], runs: Sequence[Run], args: ReportArguments) -> str:
-    """HTML page of the ``evidence`` examples of ``samples``, which are read one by one.
+    """HTML page of the scored examples of ``samples``, which are read one by one.
 
     Raises:
         DataError: a result file scores other examples than the samples hold.
@@ -234,12 +234,11 @@ def build_report(samples: Iterable[Sample], runs: Sequence[Run], args: ReportArg
     chosen = {ids[i] for i in np.linspace(0, len(ids) - 1, min(args.limit, len(ids))).round().astype(int)}
     views, found = [], set()
     for sample in samples:
-        for example in sample.examples:
-            if example.task == "evidence":
-                found.add(example.example_id)
-                if example.example_id in chosen:
-                    (truth,) = from_samples([replace(sample, examples=(example,))])
-                    views.append(example_view(sample, example, truth, runs, args))
+        for example in scored_examples(sample):
+            found.add(example.example_id)
+            if example.example_id in chosen:
+                (truth,) = from_samples([replace(sample, examples=(example,))])
+                views.append(example_view(sample, example, truth, runs, args))
     for run in runs:
         stray = sorted(set(run.result["per_example"]) ^ found)
         if stray:

@@ -55,8 +55,8 @@ METRICS: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
     "grounded@0.5 if right": lambda row: _grounded(row, 0.5) if row["correct"] else None,
 }
 """Value of each metric for one entry of ``per_example``; ``None`` where the example has no truth for it or is not in the condition."""
-CHANCE_FREE = ("joint", "right if", "grounded")
-"""Metrics, by the start of their names, that no trivial answer is stated for."""
+CONDITIONAL = ("right if grounded@0.5", "grounded@0.5 if right")
+"""Metrics over the examples that a model itself selects: two models cannot be paired on them."""
 TYPE_COLUMNS = ("accuracy", "t-mean", "J&F", "joint@0.5")
 LISTED = 20
 
@@ -125,10 +125,11 @@ def summarise(rows: Sequence[Mapping[str, Any]], bootstrap: int, seed: int) -> d
 
 def differences(rows: Mapping[str, Mapping[str, Any]], baseline: Mapping[str, Mapping[str, Any]], bootstrap: int,
                 seed: int) -> dict[str, dict[str, Any]]:
-    """Like :func:`summarise`, of the paired differences to a baseline's ``per_example`` over the same examples."""
+    """Like :func:`summarise`, of the paired differences to a baseline's ``per_example`` over the same examples; not for ``CONDITIONAL``."""
     if set(rows) != set(baseline):
         raise DataError(f"the two results score different examples: {sorted(set(rows) ^ set(baseline))[:LISTED]}")
-    pairs = {name: [(measure(row), measure(baseline[example_id])) for example_id, row in rows.items()] for name, measure in METRICS.items()}
+    pairs = {name: [(measure(row), measure(baseline[example_id])) for example_id, row in rows.items() if name not in CONDITIONAL]
+             for name, measure in METRICS.items()}
     return {name: _mean([float(a) - float(b) for a, b in values if a is not None and b is not None], bootstrap, seed)
             for name, values in pairs.items()}
 
@@ -154,8 +155,8 @@ def _chance(truths: Sequence[GroundTruth]) -> dict[str, float | None]:
     shares = [1 / len(truth.options) for truth in truths if truth.options and truth.answer]
     known = all(truth.duration_s for truth in truths if truth.segments is not None)
     timed = [name for name in METRICS if name.startswith(("mIo", "TIo", "t-"))]
-    return ({"accuracy": float(np.mean(shares)) if shares else None} | {name: None for name in METRICS if name.startswith(CHANCE_FREE)}
-            | ({} if known else dict.fromkeys(timed)))
+    undefined = [name for name in METRICS if name.startswith("joint") or name in CONDITIONAL] + ([] if known else timed)
+    return dict.fromkeys(undefined) | {"accuracy": float(np.mean(shares)) if shares else None}
 
 
 def _by_type(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Mapping[str, Any]]]]:

@@ -118,15 +118,20 @@ def read_samples(shards: str | Sequence[str]) -> Iterator[Sample]:
         yield dataset.sample(rows[0], rows)
 
 
+def scored_examples(sample: Sample) -> list[Example]:
+    """``evidence`` examples, but for open questions that are only there to carry a preference pair. Dialogues and referring
+    expressions are other benchmarks."""
+    return [example for example in sample.examples if example.task == "evidence" and (example.options or not example.pairs)]
+
+
 def from_samples(samples: Iterable[Sample]) -> Iterator[GroundTruth]:
-    """Truth of the ``evidence`` examples; dialogues and referring expressions are other benchmarks."""
+    """Truth of the :func:`scored_examples`."""
     for sample in samples:
-        for example in sample.examples:
-            if example.task == "evidence":
-                medium = sample.medium
-                size = (medium.height, medium.width) if example.targets else None
-                yield GroundTruth(example.example_id, medium.medium_id, example.answer, example.options, example.segments, size,
-                                  medium.frame_times, evidence_union(example, medium), example.question_type, medium.duration_s)
+        medium = sample.medium
+        for example in scored_examples(sample):
+            size = (medium.height, medium.width) if example.targets else None
+            yield GroundTruth(example.example_id, medium.medium_id, example.answer, example.options, example.segments, size,
+                              medium.frame_times, evidence_union(example, medium), example.question_type, medium.duration_s)
 
 
 def evidence_union(example: Example, medium: Medium) -> dict[int, Entry]:

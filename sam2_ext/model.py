@@ -41,6 +41,9 @@ class MaskOutput:
     scores: Tensor
     best: Tensor
 
+    def fields(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.multimasks, self.ious, self.scores, self.best
+
     @property
     def masks(self) -> Tensor:
         """(T, O, h, w) logits of the best candidate."""
@@ -70,10 +73,11 @@ class SegSAM2(SAM2Base):
                         [torch.cat([p["vision_pos_enc"][i] for p in parts]) for i in levels])
 
     def forward(self, frames: Tensor, tokens: Tensor, object_video: Tensor, num_frames: int, *, prompting: Prompting = "first",
-                mask_absent: bool = False) -> MaskOutput:
-        """Decode the masks of every object on every frame of its video.
+                mask_absent: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Decode the masks of every object on every frame of its video; the fields of :class:`MaskOutput` as a tuple.
 
-        Everything runs inside this one call so that engines which gather parameters per module call (ZeRO-3) see it.
+        Everything runs inside this one call, and a plain tuple comes out, because ZeRO-3 gathers parameters per module call and finds
+        the backward pass of a call through the tensors in its tuple, list or dict output only.
 
         Args:
             frames: (V * T, 3, S, S) float, video-major.
@@ -84,9 +88,9 @@ class SegSAM2(SAM2Base):
         """
         features = self.encode(frames)
         if prompting == "independent":
-            return self.decode_independent(features, tokens, object_video, num_frames, mask_absent)
+            return self.decode_independent(features, tokens, object_video, num_frames, mask_absent).fields()
         per_frame = self.track(lambda t: features.select(object_video * num_frames + t), tokens, num_frames, prompting, mask_absent)
-        return _stack(list(per_frame))
+        return _stack(list(per_frame)).fields()
 
     def decode_independent(self, features: Features, tokens: Tensor, object_video: Tensor, num_frames: int, mask_absent: bool) -> MaskOutput:
         """All frames of all objects as one batch of T * O first frames; no memory."""

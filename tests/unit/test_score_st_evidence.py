@@ -18,7 +18,7 @@ from tests.evidence_samples import discs, predict, real_samples, small_sample, w
 from unipixel.data.shards import ShardWriter
 from unipixel.errors import EXIT_USER_ERROR, DataError
 from unipixel.metrics import jf, jf_sequence
-from unipixel.sample import decode_entry, encode_mask
+from unipixel.sample import Example, PreferencePair, decode_entry, encode_mask
 
 SEED = Protocol("seed")
 
@@ -88,6 +88,16 @@ def test_a_frame_counts_only_when_all_evidence_is_annotated():
     both = dataclasses.replace(sample, medium=dataclasses.replace(medium, objects={"a": medium.objects["a"], "b": other}),
                                examples=(example,))
     assert sorted(truth_of(both).evidence) == [0, 3]
+
+
+def test_what_the_benchmark_holds(sample):
+    example = sample.examples[0]
+    pair = PreferencePair("p", "yes", "no", "other")
+    examples = (example, dataclasses.replace(example, example_id="with pair", pairs=(pair,)),
+                dataclasses.replace(example, example_id="open", options=()),
+                dataclasses.replace(example, example_id="pair only", options=(), pairs=(pair,)),
+                Example("refer", "refer", "the disc", targets=(("a",),)))
+    assert [truth.example_id for truth in from_samples([dataclasses.replace(sample, examples=examples)])] == ["clip", "with pair", "open"]
 
 
 def test_empty_frames():
@@ -233,6 +243,11 @@ def test_averages(real):
     assert 0 < result["trivial"]["J"] < metrics["J"]["value"]
     assert sum(group["n"] for group in result["by_question_type"].values()) == 14
     assert scoring.score(truths, predictions) == result, "seeded"
+    empty = scoring.score(truths, {s.key: Prediction(s.key, s.medium.medium_id, "no_reply") for s in real})["per_example"]
+    change = scoring.differences(result["per_example"], empty, 1000, 0)
+    assert change["J&F"] == metrics["J&F"] and change["grounded@0.5 if right"]["value"] is None
+    with pytest.raises(DataError, match="different examples"):
+        scoring.differences(result["per_example"], {}, 0, 0)
     assert scoring.score(truths, predictions, seed=1)["metrics"]["J"]["ci95"] != metrics["J"]["ci95"]
 
 

@@ -25,10 +25,12 @@ class Grounding:
     Attributes:
         logits: (L, V) float32 logits of the supervised tokens only.
         masks: SAM 2's output for every ``<|seg|>``, or ``None`` when the batch has no masks.
+        anchor: scalar 0 that ties parts this batch does not use into the graph (see ``touch_all``); ``None`` when there are none.
     """
 
     logits: Tensor
     masks: MaskOutput | None
+    anchor: Tensor | None = None
 
 
 class GroundedVLM(nn.Module):
@@ -53,6 +55,9 @@ class GroundedVLM(nn.Module):
                 nn.init.xavier_uniform_(layer.weight)
                 nn.init.zeros_(layer.bias)
         self.normalizer = Normalizer()
+        self.touch_all = False
+        """Run parts that a batch does not use once on zeros, with weight 0. ZeRO-3 needs it: a trained tensor without gradient in one step
+        would be updated there with the gradient that its buffer still holds from an earlier step."""
         self._before_norm: Tensor | None = None
         self.core.model.language_model.norm.register_forward_pre_hook(self._keep_before_norm)
 
@@ -86,7 +91,7 @@ class GroundedVLM(nn.Module):
         """(B, S, D) input embeddings with visual features in the visual rows. The vision tower runs once, on all media together."""
         embeds = self.core.get_input_embeddings()(batch["input_ids"])
         if "patches" not in batch:
-            return embeds
+            return embeds + 0 * self.blank_vision(embeds.device) if self.touch_all else embeds
         features = self.encode_vision(batch["patches"], batch["grids"])
         return self.insert_vision(embeds, features.index_select(0, batch["visual_index"]), batch["visual_rows"])
 
@@ -116,12 +121,26 @@ class GroundedVLM(nn.Module):
         after, before = self.hidden_states(self.embed(batch), batch["position_ids"], batch["segment_lengths"])
         logits = self.core.lm_head(after.index_select(0, batch["label_rows"])).float()
         if "sam_frames" not in batch:
-            return Grounding(logits, None)
+            return Grounding(logits, None, 0 * self.blank_masks(before) if self.touch_all else None)
         num_frames = batch["mask_targets"].shape[0]
         tokens = self.seg_tokens(before.index_select(0, batch["object_rows"]))
         frames = self.normalizer.frames(batch["sam_frames"])
-        return Grounding(logits, self.sam2(frames, tokens, batch["object_video"], num_frames, prompting=self.prompting))
+        masks = self.sam2(frames, tokens, batch["object_video"], num_frames, prompting=self.prompting)
+        return Grounding(logits, MaskOutput(*masks))
 
     def seg_tokens(self, hidden: Tensor) -> Tensor:
         """(O, D) states that predict ``<|seg|>``, before the final norm -> (O, K, C) prompt embeddings."""
         return self.seg_head(hidden).unflatten(-1, (self.hidden_tokens, self.sam2.hidden_dim))
+
+    def blank_vision(self, device: torch.device) -> Tensor:
+        """Scalar from the vision tower on one grey token."""
+        grid = torch.tensor([[1, 2, 2]], device=device)
+        return self.encode_vision(torch.zeros(4, 3 * 2 * 14 * 14, dtype=torch.uint8, device=device), grid).sum()
+
+    def blank_masks(self, before: Tensor) -> Tensor:
+        """Scalar from the segmentation head and SAM 2 on two blank frames, so that its memory is used too."""
+        size = self.sam2.image_size
+        frames = torch.zeros(2, 3, size, size, device=before.device)
+        outputs = self.sam2(frames, self.seg_tokens(before[:1]), torch.zeros(1, dtype=torch.long, device=before.device), 2,
+                            prompting=self.prompting)
+        return torch.stack([x.sum() for x in outputs if x.is_floating_point()]).sum()

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import transformers.integrations.deepspeed as hf_deepspeed
 import transformers.trainer as hf_trainer
 from torch import Tensor, nn
 
@@ -15,6 +16,12 @@ def full_state(engine, model: nn.Module) -> dict[str, Tensor]:
     if engine is not None and engine.zero_optimization_partition_weights():
         return engine._zero3_consolidated_16bit_state_dict(exclude_frozen_parameters=True) or {}
     return model.state_dict()
+
+
+def partitions_weights(trainer) -> bool:
+    """Whether this run uses ZeRO-3; known before the engine exists."""
+    plugin = trainer.accelerator.state.deepspeed_plugin if trainer.is_deepspeed_enabled else None
+    return plugin is not None and plugin.zero_stage == 3
 
 
 @contextmanager
@@ -31,3 +38,17 @@ def partial_resume() -> Iterator[None]:
         yield
     finally:
         hf_trainer.deepspeed_load_checkpoint = original
+
+
+@contextmanager
+def whole_weights() -> Iterator[None]:
+    """Build the model with ordinary tensors under ZeRO-3 too; the engine partitions them when it starts.
+
+    Otherwise transformers would partition the backbone alone while it loads, and adapters, new tokens and SAM 2 would meet empty tensors.
+    Each process holds one copy of the frozen weights in host memory meanwhile.
+    """
+    kept, hf_deepspeed._hf_deepspeed_config_weak_ref = hf_deepspeed._hf_deepspeed_config_weak_ref, None
+    try:
+        yield
+    finally:
+        hf_deepspeed._hf_deepspeed_config_weak_ref = kept

@@ -27,10 +27,11 @@ from unipixel.data.template import TemplateSettings
 from unipixel.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, UniPixelError
 from unipixel.model.adapters import LoraSettings, TrainableReport, set_trainable
 from unipixel.model.build import ModelSettings, build_model, checkpoint_fields
-from unipixel.model.checkpoint import load_trained
+from unipixel.model.checkpoint import load_trained_values
 from unipixel.objectives.masks import MaskLossSettings
 from unipixel.train import checkpoints
 from unipixel.train.callbacks import GradientCheck, MaskPanels, Preemption, Scalars
+from unipixel.train.deepspeed_private import whole_weights
 from unipixel.train.settings import DataSettings, RunSettings, SFTArguments
 from unipixel.train.trainer import GroundedTrainer
 
@@ -74,10 +75,11 @@ def run_sft(model_settings, lora, data, frames, text, masks, run, args) -> int:
     resume = find_resume(run, out)
     main_process = args.process_index == 0
 
-    model, tokenizer = build_model(model_settings)
-    if run.init_from:
-        load_trained(model, run.init_from, trainable=True)
-    report = set_trainable(model, lora, run.train)
+    with whole_weights():
+        model, tokenizer = build_model(model_settings)
+        report = set_trainable(model, lora, run.train)
+        if run.init_from:
+            load_trained_values(model, run.init_from)
     dataset = ShardDataset(data.shards)
     groups = Groups(dataset, data.examples_per_medium)
     encoder = SampleEncoder(tokenizer, frames, text, sam_size=model_settings.sam2_image_size, max_tokens=data.max_tokens,

@@ -65,6 +65,7 @@ class GroundedTrainer(Trainer):
         self.keep_last = False
         super().__init__(model=model, args=args, processing_class=tokenizer, callbacks=[scalars, *callbacks])
         scalars.trainer = self
+        model.touch_all = deepspeed_private.partitions_weights(self)
         self.loss_is_scaled_for_ga = True  # divided by global counts below
         check_world(args.world_size)
         self.keep_checkpoints, args.save_total_limit = args.save_total_limit, None  # rotation is ours: only after the marker is written
@@ -126,6 +127,9 @@ class GroundedTrainer(Trainer):
         if self.keep_last:
             self.last_batch = inputs, out
         loss = torch.stack(list(losses.values())).sum()
+        if out.anchor is not None:
+            loss = loss + out.anchor
+            self._add("blank_passes", 1)
         return (loss, out) if return_outputs else loss
 
     def _add(self, name: str, value) -> None:

@@ -26,6 +26,7 @@ class Scalars(TrainerCallback):
         logs["tokens_per_s"] = meters.get("tokens", 0) / elapsed
         logs["samples_per_s"] = meters.get("samples", 0) / elapsed
         logs["data_wait_share"] = meters.get("data_wait_s", 0.0) / elapsed
+        logs["blank_passes"] = meters.get("blank_passes", 0)
         logs["skipped_samples"] = trainer.skips
         rates = {group["name"].removesuffix("_no_decay"): group["lr"] for group in trainer.optimizer.param_groups}
         return logs | {f"lr_{name}": rate for name, rate in rates.items()}

@@ -1,0 +1,79 @@
+"""The ``unipixel`` command: a table from words to entry points. Flags belong to the entry points, which are imported only when called."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from launch import __version__
+from unipixel.errors import EXIT_USER_ERROR, ConfigError, UniPixelError, nearest
+
+EXIT_INTERRUPTED = 130
+"""Ctrl-C, as shells report it."""
+
+
+class Command(NamedTuple):
+    target: str
+    """``module:function``; the function takes the remaining arguments and returns the exit code."""
+    summary: str
+
+
+COMMANDS: dict[str, Command] = {
+    "quickstart": Command("launch.quickstart:main", "train, predict and score a toy model on this machine, in minutes"),
+    "synth": Command("data_tools.synth:main", "write a synthetic video world with exact answers, times and masks"),
+    "pack": Command("data_tools.pack:main", "turn a dataset into checked tar shards"),
+    "preview": Command("data_tools.preview:main", "show packed examples, with what the model will see, as one HTML page"),
+    "train sft": Command("launch.start:sft", "supervised fine-tuning on all GPUs of this machine, or --dry-run"),
+    "predict": Command("unipixel.infer.predict:main", "answers, time segments and masks of a trained model"),
+    "score": Command("benchmarks.score:main", "score predictions against their ground truth"),
+    "report": Command("benchmarks.report:main", "predictions beside the truth as one HTML page"),
+}
+
+
+def listing() -> str:
+    width = max(map(len, COMMANDS))
+    return "\n".join(["commands:", *(f"  {words:{width}}  {command.summary}" for words, command in COMMANDS.items()), "",
+                      "`unipixel COMMAND --help` lists the flags of a command."])
+
+
+def find(words: Sequence[str]) -> tuple[str, list[str]]:
+    """(name in :data:`COMMANDS`, remaining arguments).
+
+    Raises:
+        ConfigError: no command has this name; the nearest ones are named.
+    """
+    for name in COMMANDS:
+        length = len(name.split())
+        if name.split() == list(words[:length]):
+            return name, list(words[length:])
+    raise ConfigError(f"unknown command {words[0]!r}{nearest(words[0], COMMANDS)}; `unipixel --help` lists all")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code (``docs/launch.md`` lists them)."""
+    parser = argparse.ArgumentParser(prog="unipixel", usage="unipixel COMMAND [flags]", epilog=listing(),
+                                     description="Train video-language models that answer with evidence, and score them.",
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"unipixel-train {__version__}")
+    parser.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    words = parser.parse_args(argv).words
+    if not words:
+        parser.print_help(sys.stderr)
+        return EXIT_USER_ERROR
+    try:
+        name, rest = find(words)
+        module, function = COMMANDS[name].target.split(":")
+        return getattr(importlib.import_module(module), function)(rest)
+    except UniPixelError as error:
+        print(f"unipixel: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("unipixel: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""Package metadata. Every dependency is stated here, once, with the oldest version it works with; ``constraints.txt`` has the tested ones."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "launch" / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE)[1]
+README = ROOT / "README.md"
+
+REQUIRES = [
+    "torch>=2.11",
+    "torchvision>=0.26",
+    "transformers>=5.17",
+    "tokenizers>=0.22",
+    "safetensors>=0.6",
+    "peft>=0.18",
+    "trl>=1.0",
+    "accelerate>=1.10.1",
+    "deepspeed>=0.18.6",
+    "datasets>=4.7",
+    "webdataset>=1.0",
+    "pyarrow>=21",
+    "sam2>=1.1",  # install it after torch and without build isolation (docs/install.md): its own build would fetch torch a second time
+    "hydra-core>=1.3.2",
+    "omegaconf>=2.3",
+    "pycocotools>=2.0.8",
+    "numpy>=2.0",
+    "pillow>=11",
+    "av>=14",
+    "jinja2>=3.1",
+    "tabulate>=0.9",
+    "tensorboard>=2.18",
+    "pyyaml>=6.0.1",
+    "psutil>=5.9.4",
+    "tqdm>=4.66.3",
+]
+EXTRAS = {
+    "gpu": ["flash-attn>=2.8; platform_system == 'Linux'", "liger-kernel>=0.8", "bitsandbytes>=0.45.1"],
+    "judge": ["openai>=1.60"],
+    "dev": ["pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.9"],
+}
+
+setup(
+    name="unipixel-train",
+    version=VERSION,
+    description="Train video-language models that answer with evidence: an answer, time segments and pixel masks",
+    long_description=README.read_text(encoding="utf-8") if README.is_file() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE", "NOTICE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=[f"{name}{tail}" for name in ("unipixel", "sam2_ext", "data_tools", "benchmarks", "launch", "deepspeed_configs")
+                                    for tail in ("", ".*")]),
+    package_data={
+        "deepspeed_configs": ["*.json"],
+        "data_tools": ["templates/*.j2"],
+        "benchmarks": ["templates/*.j2"],
+        "launch": ["recipes/*.yaml", "configs/*.json", "sft.sh", "slurm.sbatch"],
+    },
+    install_requires=REQUIRES,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["unipixel = launch.cli:main"]},
+)
