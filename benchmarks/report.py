@@ -21,7 +21,7 @@ import jinja2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from benchmarks.predictions import Prediction, read_predictions
+from unipixel.infer.predictions import Prediction, read_predictions
 from benchmarks.score import METRICS, SCHEMA, differences, percent
 from benchmarks.st_evidence import GroundTruth, from_samples, predicted_evidence, read_samples, scored_examples
 from unipixel.config import parse, setting

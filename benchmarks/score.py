@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 from tabulate import tabulate
 
-from benchmarks.predictions import Prediction, load_predictions
+from unipixel.infer.predictions import Prediction, load_predictions
 from benchmarks.st_evidence import (
     DEFAULT,
     RELEASE_FPS,

@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from benchmarks.predictions import Prediction, read_png_masks, safe_name
+from unipixel.infer.predictions import Prediction, read_png_masks, safe_name
 from unipixel.errors import DataError
 from unipixel.metrics import jf_sequence_rle, map_option, normalise_segments, same_text, temporal_iop, temporal_iou
 from unipixel.metrics.rle import parse_runs

@@ -17,6 +17,9 @@ import numpy as np
 
 from unipixel.errors import ConfigError, nearest
 
+BACKGROUNDS: dict[str, tuple[tuple[int, int], ...]] = {
+    "grey": ((122, 134),), "light": ((215, 240),), "dark": ((25, 50),), "mixed": ((215, 240), (25, 50))}
+"""Tone -> ranges of mean luminance, one of which a clip draws."""
 COLOURS = {
     "red": (222, 42, 42), "green": (36, 168, 62), "blue": (44, 84, 226), "yellow": (242, 212, 40), "purple": (150, 52, 190),
     "cyan": (40, 200, 222), "orange": (246, 132, 28), "pink": (250, 132, 186), "brown": (122, 72, 34),
@@ -57,6 +60,7 @@ class SynthConfig:
     collision_rate: float = field(
         default=0.7,
         metadata={"help": "share of clips in which objects bounce off each other; in the others they cross in front"})
+    background: str = field(default="grey", metadata={"help": "tone of the background: grey, light, dark, or mixed (light or dark)"})
     background_contrast: float = field(default=0.08, metadata={"help": "strength of the background texture, 0 to 0.5"})
     noise: float = field(default=0.0, metadata={"help": "standard deviation of per-frame pixel noise on the 0-255 scale"})
     min_visible_s: float = field(default=1.5, metadata={"help": "every object is on screen at least this long in total"})
@@ -67,6 +71,7 @@ class SynthConfig:
     refers_per_clip: int = field(default=2, metadata={"help": "most referring expressions per clip"})
     captions: bool = field(default=True, metadata={"help": "add a dialogue that describes all objects of the clip"})
     pairs_per_question: int = field(default=2, metadata={"help": "preference pairs per evidence question, each with another failure mode"})
+    time_step_s: float = field(default=0.1, metadata={"help": "evidence of an event starts and ends on multiples of this many seconds"})
     event_window_s: float = field(default=0.75, metadata={"help": "evidence of an event reaches this far to both sides of it"})
 
     def __post_init__(self):
@@ -75,6 +80,7 @@ class SynthConfig:
         if len(self.colours) * len(self.shapes) < 5:
             raise ConfigError(f"colours={self.colours} and shapes={self.shapes} give fewer than 5 different objects: add some, "
                               "questions offer five")
+        _check_words("background", [self.background], BACKGROUNDS)
         if self.width < 32 or self.height < 32 or self.width % 2 or self.height % 2:
             raise ConfigError(f"width={self.width}, height={self.height}: set even numbers of at least 32 "
                               "(video encoding needs even sides)")
@@ -95,7 +101,7 @@ class SynthConfig:
             raise ConfigError(f"min_speed={self.min_speed}, max_speed={self.max_speed}: set 0 < min_speed <= max_speed")
         for name, low, high in (("wall_rate", 0, 1), ("collision_rate", 0, 1), ("background_contrast", 0, 0.5), ("noise", 0, 64),
                                 ("min_visible_s", 0.5, 60), ("questions_per_clip", 0, 50), ("refers_per_clip", 0, 50),
-                                ("pairs_per_question", 0, 5), ("event_window_s", 0.1, 10)):
+                                ("pairs_per_question", 0, 5), ("time_step_s", 0.1, 2), ("event_window_s", 0.1, 10)):
             if not low <= getattr(self, name) <= high:
                 raise ConfigError(f"{name}={getattr(self, name)} is out of range: set {low} to {high}")
 

@@ -172,13 +172,14 @@ def tiou(a: Sequence[Segment], b: Sequence[Segment]) -> float:
 
 
 def window(time_s: float, config: SynthConfig) -> tuple[Segment, ...]:
-    """Evidence of an event, clipped to the clip."""
-    return ((max(0.0, time_s - config.event_window_s), min(config.duration_s, time_s + config.event_window_s)),)
+    """Evidence of an event: both ends on the grid of ``time_step_s``, clipped to the clip."""
+    start, end = (round((time_s + reach) / config.time_step_s) * config.time_step_s for reach in (-config.event_window_s, config.event_window_s))
+    return ((max(0.0, start), min(config.duration_s, end)),)
 
 
 def clock_step(config: SynthConfig) -> float:
-    """Distance in seconds of the times that questions offer: whole seconds where the clip is long enough for five of them."""
-    return 1.0 if config.duration_s >= 6 else int(config.duration_s / 6 * 10) / 10
+    """Distance in seconds of the times that questions offer: whole or half seconds where the clip is long enough for five of them."""
+    return next((step for step in (1.0, 0.5) if config.duration_s >= 6 * step), int(config.duration_s / 6 * 10) / 10)
 
 
 def clock_times(config: SynthConfig) -> list[float]:

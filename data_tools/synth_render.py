@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_tools.synth_config import COLOURS, SynthConfig
+from data_tools.synth_config import BACKGROUNDS, COLOURS, SynthConfig
 from data_tools.synth_scene import Actor, Scene
 from data_tools.synth_shapes import REACH, signed_distance
 
@@ -81,17 +81,19 @@ def _scenery(scene: Scene, config: SynthConfig) -> np.ndarray:
     """(2, H, W, 3) background and wall on the 0-255 scale: near grey, static, textured."""
     rng = np.random.default_rng(scene.look_seed)
     y, x = np.mgrid[:scene.height, :scene.width].astype(np.float32)
-    base = rng.uniform(215, 240) if rng.random() < 0.5 else rng.uniform(25, 50)
+    tones = BACKGROUNDS[config.background]
+    base = rng.uniform(*tones[rng.integers(len(tones))])
+    brick = 128 if abs(base - 128) > 50 else 70
     waves = np.zeros_like(x)
     for _ in range(4):
         kx, ky, phase = rng.uniform([-0.25, -0.25, 0], [0.25, 0.25, 2 * np.pi]).astype(np.float32)
         waves += np.sin(kx * x + ky * y + phase)
     grain = rng.standard_normal(x.shape, dtype=np.float32)
-    tint = rng.uniform(-6, 6, 3).astype(np.float32)
+    tint = rng.uniform(-2, 2, 3).astype(np.float32)
     texture = 255 * config.background_contrast * (0.2 * waves + 0.15 * grain)
     shifted = x + 8 * (y // 8 % 2)
     bricks = 14 * ((y // 8 + shifted // 16) % 2) - 26 * ((y % 8 < 1) | (shifted % 16 < 1))
-    return np.stack([base + texture[..., None] + tint, np.repeat((128 + bricks + 4 * grain)[..., None], 3, axis=-1)])
+    return np.stack([base + texture[..., None] + tint, np.repeat((brick + bricks + 4 * grain)[..., None], 3, axis=-1)])
 
 
 def render(scene: Scene, config: SynthConfig, prints: dict[str, Footprint]) -> np.ndarray:

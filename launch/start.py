@@ -14,28 +14,49 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import psutil
 import torch
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous import RendezvousConnectionError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from unipixel.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, ConfigError
+from unipixel.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, ConfigError, nearest
 
+RECIPES = Path(__file__).parent / "recipes"
 DRY_RUN_GPUS = 8
 """What a dry run assumes: the hardware that the recipes are written for."""
 
 
 def options(prog: str) -> argparse.ArgumentParser:
     """Flags of the start itself; all others belong to the training."""
-    parser = argparse.ArgumentParser(prog, add_help=False, allow_abbrev=False, usage=f"{prog} [flags below] [--config RECIPE] [settings]")
+    parser = argparse.ArgumentParser(prog, add_help=False, allow_abbrev=False, usage=f"{prog} [flags below] [settings as flags]")
+    parser.add_argument("--config", metavar="RECIPE", help=f"a YAML file, or a shipped one by name: {', '.join(shipped_recipes())}")
     parser.add_argument("--nproc", type=int, metavar="N", help="processes on this machine; default: its visible GPUs, or 1 without a GPU")
     parser.add_argument("--nnodes", type=int, default=1, metavar="N", help="machines; start the same command on each of them")
     parser.add_argument("--rdzv", metavar="HOST:PORT", help="where they meet: a free port of one of them, needed with --nnodes")
     parser.add_argument("--dry-run", action="store_true", help="print what would train, memory per GPU and the batch; needs no weights")
     parser.add_argument("--gpus", type=int, metavar="N", help=f"with --dry-run: number of GPUs to plan for; default {DRY_RUN_GPUS}")
     return parser
+
+
+def shipped_recipes() -> list[str]:
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def recipe(name: str) -> Path:
+    """A recipe file, or one of ``launch/recipes`` by its name.
+
+    Raises:
+        ConfigError: neither.
+    """
+    for path in (Path(name), RECIPES / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    known = shipped_recipes()
+    raise ConfigError(f"--config {name!r} is neither a file nor one of {', '.join(known)}{nearest(name, known)}")
 
 
 def sft(argv: Sequence[str]) -> int:
@@ -54,6 +75,8 @@ def train(module: str, argv: Sequence[str], *, prog: str) -> int:
     if {"-h", "--help"} & set(rest):
         parser.print_help()
         return importlib.import_module(module).main(["--help"])
+    if own.config is not None:
+        rest = ["--config", str(recipe(own.config)), *rest]
     for name in ("nproc", "nnodes", "gpus"):
         if getattr(own, name) is not None and getattr(own, name) < 1:
             raise ConfigError(f"--{name}={getattr(own, name)} must be at least 1")
@@ -92,6 +115,9 @@ def run_workers(module: str, argv: Sequence[str], *, nproc: int, nnodes: int = 1
         else:
             print(f"unipixel: process {rank} ended first, with exit code {failure.exitcode}", file=sys.stderr)
         return code
+    except RendezvousConnectionError:
+        print("unipixel: lost the connection to the machine that hosts --rdzv; its own output says why it stopped", file=sys.stderr)
+        return 1
     except SignalException as error:
         return 128 + error.sigval
     finally:

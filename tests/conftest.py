@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import pytest
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the tests start several processes on few cores
+
+import pytest  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +18,11 @@ def shared_data() -> Path:
     if not (root / "mini_real").is_dir():
         pytest.skip(f"no test data in {root}: set UNIPIXEL_TEST_DATA to the folder that holds mini_real/")
     return root
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """``tests.tiny_run.Assets``: model folder and shards of a toy training, made once per session."""
+    from tests.tiny_run import make_assets  # imports all of training, which most tests do not need
+
+    return make_assets(tmp_path_factory.mktemp("tiny"))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.predictions import Prediction
+from unipixel.infer.predictions import Prediction
 from benchmarks.st_evidence import evidence_union
 from unipixel.sample import Example, MaskTrack, Medium, Sample, SceneObject, decode_entry, encode_mask
 

@@ -43,7 +43,7 @@ def parse(classes: Sequence[type], argv: Sequence[str] | None = None, prog: str 
     Raises:
         ConfigError: unknown key or flag (with the nearest known names), or a value that a dataclass refuses.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    argv = [part for a in (sys.argv[1:] if argv is None else argv) for part in (a.split("=", 1) if a.startswith("--config=") else [a])]
     parser = HfArgumentParser(list(classes), prog=prog)
     parser.add_argument("--config", help="YAML recipe; flags override it")
     known = [f.name for cls in classes for f in dataclasses.fields(cls) if f.init]

@@ -22,8 +22,7 @@ def prepare() -> None:
 
     # On CPU, init_distributed compiles this op first (26-110 s, needs g++ and ninja); only inference_all_reduce would use it.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    # After a torchrun restart, gloo may connect to addresses of the dead attempt that the shared store still holds.
-    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    check_restarts()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -33,6 +32,18 @@ def prepare() -> None:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
+def check_restarts() -> None:
+    """After a restart, processes would connect to addresses of the dead attempt, which the store that torchrun shares with them still holds.
+
+    Raises:
+        DistributedError: torchrun may restart processes and shares its store; only its own environment can change that.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
+        raise DistributedError(f"torchrun was started with --max_restarts={os.environ['TORCHELASTIC_MAX_RESTARTS']} and shares its store between "
+                               "attempts, so that restarts fail to connect: export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun "
+                               "(`unipixel train` does)")
 
 
 def local_world_size() -> int:

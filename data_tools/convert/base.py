@@ -84,17 +84,6 @@ def inside(root: Path, relative: str) -> Path:
     return root / path
 
 
-def read_frames(paths: Sequence[Path]) -> tuple[bytes, ...]:
-    """Bytes of the frame files, unchanged (``frame_missing`` names the first one that does not exist)."""
-    frames = []
-    for path in paths:
-        try:
-            frames.append(path.read_bytes())
-        except FileNotFoundError:
-            raise SampleError(f"no frame {path}", reason="frame_missing") from None
-    return tuple(frames)
-
-
 def image_size(frame: bytes) -> tuple[int, int]:
     """(width, height) from the image header; ``frame_unreadable`` when there is none."""
     try:

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data_tools.convert.base import Bundle, image_size, inside, read_frames, read_json, source_file
+from data_tools.convert.base import Bundle, image_size, inside, read_json, source_file
 from data_tools.convert.masks import compressed
 from unipixel.data.ledger import SkipLedger
+from unipixel.data.video import read_frames
 from unipixel.errors import ConfigError, DataError, SampleError
 from unipixel.sample import Example, MaskTrack, Medium, SceneObject
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_tools.convert.base import Bundle, read_frames, read_json
+from data_tools.convert.base import Bundle, read_json
 from unipixel.data.ledger import SkipLedger
+from unipixel.data.video import read_frames
 from unipixel.errors import DataError, SampleError
 from unipixel.sample import SCHEMA, example_from_json, medium_from_json
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import predictions as pred_file
+from unipixel.infer import predictions as pred_file
 from benchmarks import score as scoring
-from benchmarks.predictions import (
+from unipixel.infer.predictions import (
     Prediction,
     PredictionWriter,
     completed_ids,

@@ -11,7 +11,7 @@ from PIL import Image
 
 from benchmarks import report
 from benchmarks import score as scoring
-from benchmarks.predictions import Prediction, write_predictions
+from unipixel.infer.predictions import Prediction, write_predictions
 from benchmarks.st_evidence import from_samples
 from tests.evidence_samples import discs, predict, small_sample
 from unipixel.data.shards import ShardWriter

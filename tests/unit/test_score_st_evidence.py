@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import score as scoring
-from benchmarks.predictions import (
+from unipixel.infer.predictions import (
     Prediction,
     read_predictions,
     write_predictions,

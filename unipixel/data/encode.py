@@ -15,7 +15,7 @@ from torch import Tensor
 from unipixel.data import media, template
 from unipixel.data.positions import VisualBlock, mrope_positions, temporal_indices
 from unipixel.errors import SampleError
-from unipixel.sample import Example, Medium, Sample
+from unipixel.sample import EMPTY, Medium, Sample
 
 
 @dataclass
@@ -96,44 +96,45 @@ class SampleEncoder:
         tokenizer: a fast Hugging Face tokenizer that knows the special tokens of ``unipixel.data.template``.
         sam_size: side in pixels of the square SAM 2 input.
         max_tokens: a dialogue longer than this raises :class:`SampleError` (``too_long``): it is skipped and counted, never cut.
+        max_turns: examples of a medium become the turns of one dialogue, at most this many, in an order drawn per epoch.
         max_objects: at most this many masks of a medium are supervised, drawn per epoch; 0 means all.
         seed: randomness of frames and wordings is a function of (seed, key, epoch).
-        with_masks: prepare the SAM 2 frames and the targets (not needed for text preferences).
     """
 
     def __init__(self, tokenizer, frames: media.FrameSettings, text: template.TemplateSettings, *, sam_size: int,
-                 max_tokens: int = 40_960, max_objects: int = 0, seed: int = 0, with_masks: bool = True):
+                 max_tokens: int = 40_960, max_turns: int = 1, max_objects: int = 0, seed: int = 0):
         self.tokenizer, self.frame_settings, self.text, self.sam_size = tokenizer, frames, text, sam_size
-        self.max_tokens, self.max_objects, self.seed, self.with_masks = max_tokens, max_objects, seed, with_masks
+        self.max_tokens, self.max_turns, self.max_objects = max_tokens, max_turns, max_objects
+        self.seed = seed
         self.seg_id = tokenizer.convert_tokens_to_ids(template.SEG)
 
-    def __call__(self, sample: Sample, epoch: int = 0) -> EncodedMedium:
+    def __call__(self, sample: Sample, epoch: int = 0, with_masks: bool = True) -> EncodedMedium:
+        """``with_masks``: prepare the SAM 2 frames and the targets; language-only steps do without."""
         rng = media.stable_rng(self.seed, sample.key, epoch)
         out = EncodedMedium(sample.key)
         chosen = self.choose_frames(sample, rng)
+        times = [sample.medium.frame_times[t] for t in chosen]
         if chosen:
-            self.add_frames(out, sample, chosen, any(e.targets for e in sample.examples))
-        for index, example in enumerate(sample.examples):
-            wording = int(rng.integers(1 << 30)) if self.text.paraphrase else 0
-            rendered = template.render(sample, self.text, index, wording)
-            dialogue = self.encode_dialogue(rendered, out, [sample.medium.frame_times[t] for t in chosen], example.example_id)
-            if self.with_masks:
-                self.add_targets(dialogue, example, sample.medium, chosen)
+            self.add_frames(out, sample, chosen, masks_wanted=with_masks and any(e.targets for e in sample.examples))
+        kept = self.keep_objects(sample, rng)
+        order = rng.permutation(len(sample.examples)) if self.max_turns > 1 else np.arange(len(sample.examples))
+        for start in range(0, len(order), self.max_turns):
+            turns = order[start:start + self.max_turns].tolist()
+            wordings = [int(rng.integers(1 << 30)) if self.text.paraphrase else 0 for _ in turns]
+            key = ", ".join(sample.examples[i].example_id for i in turns)
+            dialogue = self.encode_dialogue(template.render(sample, self.text, turns, wordings), out, times, key)
+            if with_masks:
+                targets = [(i, o) for i in turns for o in range(len(sample.examples[i].targets))]
+                self.add_targets(dialogue, sample, targets, kept, chosen)
             out.dialogues.append(dialogue)
-        self.limit_objects(out, rng)
         return out
 
-    def limit_objects(self, out: EncodedMedium, rng: np.random.Generator) -> None:
-        """Keep ``max_objects`` of the medium's masks; the language loss still covers every dialogue."""
-        total = sum(len(d.seg) for d in out.dialogues)
-        if not 0 < self.max_objects < total:
-            return
-        kept = np.zeros(total, dtype=bool)
-        kept[rng.permutation(total)[: self.max_objects]] = True
-        for dialogue in out.dialogues:
-            mine, kept = torch.from_numpy(kept[: len(dialogue.seg)].copy()), kept[len(dialogue.seg):]
-            if len(mine):
-                dialogue.seg, dialogue.masks, dialogue.annotated = dialogue.seg[mine], dialogue.masks[mine], dialogue.annotated[mine]
+    def keep_objects(self, sample: Sample, rng: np.random.Generator) -> set[tuple[int, int]]:
+        """(example, target) pairs whose masks are supervised this time, at most ``max_objects``; the language loss covers all."""
+        pairs = [(i, o) for i, example in enumerate(sample.examples) for o in range(len(example.targets))]
+        if 0 < self.max_objects < len(pairs):
+            pairs = [pairs[n] for n in rng.permutation(len(pairs))[: self.max_objects]]
+        return set(pairs)
 
     def choose_frames(self, sample: Sample, rng: np.random.Generator) -> list[int]:
         """Positions of the frames to use. With random sampling, annotated frames are drawn before unannotated ones."""
@@ -147,7 +148,7 @@ class SampleEncoder:
     def add_frames(self, out: EncodedMedium, sample: Sample, chosen: list[int], masks_wanted: bool) -> None:
         frames = media.decode_frames(sample.frames, chosen, (sample.medium.height, sample.medium.width), sample.key)
         out.patches, out.grid = media.patchify(media.resize_for_llm(frames, self.frame_settings))
-        if self.with_masks and masks_wanted:
+        if masks_wanted:
             out.frames = _pad_frames(media.resize_for_sam2(frames, self.sam_size), self.sam_frames(sample.medium))
 
     def sam_frames(self, medium: Medium) -> int:
@@ -167,23 +168,29 @@ class SampleEncoder:
         empty = torch.zeros(0, dtype=torch.bool)
         return EncodedDialogue(ids, supervised, positions, (ids == self.seg_id).nonzero().flatten(), empty, empty, key, start)
 
-    def add_targets(self, dialogue: EncodedDialogue, example: Example, medium: Medium, chosen: list[int]) -> None:
-        """Union masks of each target, resized to the SAM 2 input; frames where any of its objects is unannotated are not supervised."""
-        if len(dialogue.seg) != len(example.targets):
-            raise SampleError(f"{len(dialogue.seg)} {template.SEG} tokens for {len(example.targets)} targets", reason="seg_count",
-                              key=example.example_id)
-        if not example.targets:
+    def add_targets(self, dialogue: EncodedDialogue, sample: Sample, targets: list[tuple[int, int]], kept: set[tuple[int, int]],
+                    chosen: list[int]) -> None:
+        """Union masks of the kept targets at the SAM 2 size; frames where any of their objects is unannotated are not supervised.
+
+        ``targets`` are the (example, target) pairs in the order of the dialogue's ``<|seg|>`` tokens.
+        """
+        if len(dialogue.seg) != len(targets):
+            raise SampleError(f"{len(dialogue.seg)} {template.SEG} tokens for {len(targets)} targets", reason="seg_count", key=dialogue.key)
+        dialogue.seg = dialogue.seg[[pair in kept for pair in targets]]
+        targets = [pair for pair in targets if pair in kept]
+        if not targets:
             return
-        size, total = self.sam_size, self.sam_frames(medium)
-        dialogue.masks = torch.zeros(len(example.targets), total, size, size, dtype=torch.bool)
-        dialogue.annotated = torch.zeros(len(example.targets), total, dtype=torch.bool)
-        for o, target in enumerate(example.targets):
-            tracks = [medium.objects[oid].track for oid in target]
+        size, total = self.sam_size, self.sam_frames(sample.medium)
+        dialogue.masks = torch.zeros(len(targets), total, size, size, dtype=torch.bool)
+        dialogue.annotated = torch.zeros(len(targets), total, dtype=torch.bool)
+        for o, (i, target) in enumerate(targets):
+            tracks = [sample.medium.objects[oid].track for oid in sample.examples[i].targets[target]]
             for t, position in enumerate(chosen):
                 if all(track.entries[position] is not None for track in tracks):
                     dialogue.annotated[o, t] = True
-                    union = np.logical_or.reduce([track.decode([position])[0] for track in tracks], axis=0) if tracks else None
-                    if union is not None and union.any():
+                    visible = [track for track in tracks if track.entries[position] != EMPTY]
+                    if visible:
+                        union = np.logical_or.reduce([track.decode([position])[0] for track in visible], axis=0)
                         dialogue.masks[o, t] = resize_mask(torch.from_numpy(union), size)
 
 

@@ -34,10 +34,15 @@ class Skip:
 
 @dataclass
 class Groups:
-    """Examples of one medium and one kind that are trained together, sharing the encoded frames."""
+    """Examples of one medium and one kind that are trained together, sharing the encoded frames.
+
+    ``mask_share`` below 1 takes a fixed, evenly spread part of the groups with masks as language-only ones: SAM 2 is the larger part of
+    a step's cost, and language often needs more steps than masks do.
+    """
 
     dataset: ShardDataset
     per_medium: int
+    mask_share: float = 1.0
     rows: list[tuple[int, ...]] = field(init=False)
     kinds: list[str] = field(init=False)
 
@@ -45,6 +50,10 @@ class Groups:
         self.rows = self.dataset.groups(self.per_medium)
         kind_of = self.dataset.rows.column("kind").to_pylist()
         self.kinds = [kind_of[group[0]] for group in self.rows]
+        grounded = [i for i, kind in enumerate(self.kinds) if kind.endswith("_masks")]
+        for n, i in enumerate(grounded):
+            if int((n + 1) * self.mask_share) == int(n * self.mask_share):
+                self.kinds[i] = self.kinds[i].removesuffix("_masks")
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -69,7 +78,7 @@ class MicroBatches(Dataset):
         for attempt in range(MAX_ATTEMPTS):
             try:
                 rows = self.groups.rows[group]
-                return self.encoder(self.groups.dataset.sample(rows[0], rows), epoch)
+                return self.encoder(self.groups.dataset.sample(rows[0], rows), epoch, with_masks=request.kind.endswith("_masks"))
             except SampleError as error:
                 skips.append(Skip(error.key or f"group {group}", error.reason, str(error), request.step))
                 members = self.members[request.kind]
@@ -88,10 +97,13 @@ class _PlanSampler(Sampler):
 
 def build_loader(groups: Groups, encoder: SampleEncoder, plan: OrderPlan, *, rank: int, world: int, micro: int, accumulation: int,
                  workers: int = 0, pin_memory: bool = False) -> DataLoader:
-    """Endless loader of this rank's micro-batches, in plan order."""
+    """Endless loader of this rank's micro-batches, in plan order.
+
+    It has a generator of its own: an iterator draws a seed when it starts, which would shift the dropout of a resumed run.
+    """
     return DataLoader(MicroBatches(groups, encoder), sampler=_PlanSampler(plan, rank=rank, world=world, micro=micro, accumulation=accumulation),
                       batch_size=None, num_workers=workers, collate_fn=_identity, pin_memory=pin_memory, worker_init_fn=_one_thread,
-                      persistent_workers=False, prefetch_factor=2 if workers else None)
+                      persistent_workers=False, prefetch_factor=2 if workers else None, generator=torch.Generator())
 
 
 def _identity(batch: Batch) -> Batch:

@@ -58,7 +58,7 @@ class OrderPlan:
 
     def __init__(self, kinds: Sequence[str], *, seed: int, fingerprint: str):
         if not len(kinds):
-            raise DataError("the training data holds no sample: check data.shards and what `unipixel pack` reported as skipped")
+            raise DataError("the training data holds no sample: check shards and what `unipixel pack` reported as skipped")
         array = np.asarray(kinds)
         self.members = {kind: np.flatnonzero(array == kind) for kind in sorted(set(kinds))}
         self.seed, self.fingerprint = seed, fingerprint
@@ -78,7 +78,7 @@ class OrderPlan:
         for name, mine in (("fingerprint", self.fingerprint), ("seed", self.seed)):
             if state[name] != mine:
                 raise CheckpointError(f"the checkpoint's data order has {name}={state[name]!r}, this run has {mine!r}: the data or the seed "
-                                      "changed. Restore them, or start a new run from the checkpoint's weights (model.checkpoint).")
+                                      "changed. Restore them, or start a new run from the checkpoint's weights (init_from)")
         self.step, self.cursors = state["step"], dict(state["cursors"])
 
     def next_kind(self) -> str:

@@ -139,9 +139,11 @@ def render_turns(turns: Sequence[tuple[str, str]], *, has_video: bool) -> Render
     return Rendered(tuple(spans))
 
 
-def render(sample: Sample, settings: TemplateSettings = TemplateSettings(paraphrase=False), example: int = 0, wording: int = 0) -> Rendered:
-    """The training dialogue of one example of a sample."""
-    return render_turns(turns_of(sample.examples[example], sample, settings, wording), has_video=sample.medium.kind != "none")
+def render(sample: Sample, settings: TemplateSettings = TemplateSettings(paraphrase=False), examples: Sequence[int] = (0,),
+           wordings: Sequence[int] = (0,)) -> Rendered:
+    """The training dialogue of some examples of a sample, one after the other as its turns."""
+    turns = [turn for i, wording in zip(examples, wordings, strict=True) for turn in turns_of(sample.examples[i], sample, settings, wording)]
+    return render_turns(turns, has_video=sample.medium.kind != "none")
 
 
 def render_prompt(sample: Sample, settings: TemplateSettings, example: int = 0) -> Rendered:

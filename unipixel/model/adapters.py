@@ -132,6 +132,7 @@ def set_trainable(model: GroundedVLM, lora: LoraSettings, train: Sequence[str]) 
     for name, parameter in model.named_parameters():
         if part_of(name) in train and not any(pattern in name for pattern in NEVER_USED):
             parameter.requires_grad_(True)
+            parameter.data = parameter.data.float()  # trained weights are float32 masters whatever the frozen ones are; autocast computes
     report = trainable_report(model, targets)
     missing = [part for part in train if part not in report.counts]
     if missing:

@@ -72,7 +72,10 @@ def build_model(settings: ModelSettings) -> tuple[GroundedVLM, PreTrainedTokeniz
     attn = {"": "sdpa", "text_config": settings.attn_implementation, "vision_config": "sdpa"}
     backbone = Qwen2_5_VLForConditionalGeneration.from_pretrained(settings.backbone, dtype=settings.dtype, attn_implementation=attn)
     grow_vocabulary(backbone, len(tokenizer))
-    sam2 = build_sam2(settings.sam2_file(settings.sam2_config), image_size=settings.sam2_image_size)
+    try:
+        sam2 = build_sam2(settings.sam2_file(settings.sam2_config), image_size=settings.sam2_image_size)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     if settings.sam2_checkpoint:
         load_sam2_checkpoint(sam2, settings.sam2_file(settings.sam2_checkpoint))
     else:

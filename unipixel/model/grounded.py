@@ -74,12 +74,15 @@ class GroundedVLM(nn.Module):
     def device(self) -> torch.device:
         return self.seg_head[1].weight.device
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None) -> None:
-        """Non-reentrant only: the reentrant kind silently gives no gradient to adapters of the vision tower, whose input needs none."""
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None, **more) -> None:
+        """Non-reentrant only: the reentrant kind silently gives no gradient to adapters of the vision tower, whose input needs none.
+
+        ``more`` is what newer versions of transformers' trainer pass on to its models, such as ``every_n_layers``.
+        """
         kwargs = gradient_checkpointing_kwargs or {"use_reentrant": False}
         if kwargs.get("use_reentrant", True):
             raise ValueError("gradient checkpointing must be non-reentrant: set gradient_checkpointing_kwargs={'use_reentrant': False}")
-        self.core.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs)
+        self.core.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs, **more)
 
     def gradient_checkpointing_disable(self) -> None:
         self.core.gradient_checkpointing_disable()

@@ -7,6 +7,7 @@ and rank 0 has listed all files with their sizes in :data:`MARKER`.
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -31,7 +32,11 @@ def problem(folder: Path) -> str | None:
     marker = folder / MARKER
     if not marker.is_file():
         return "the run was stopped while writing it (no complete.json)"
-    for name, size in json.loads(marker.read_text())["files"].items():
+    try:
+        files = json.loads(marker.read_text())["files"]
+    except (ValueError, KeyError):
+        return f"{MARKER} is damaged"
+    for name, size in files.items():
         file = folder / name
         if not file.is_file():
             return f"{name} is missing"
@@ -76,6 +81,27 @@ def require_complete(folder: Path) -> Path:
         hint = f"; complete ones beside it: {', '.join(others)}" if others else ""
         raise CheckpointError(f"cannot resume from {folder}: {reason}{hint}")
     return folder
+
+
+def set_aside(out: Path, resumed: Path | None) -> Path | None:
+    """Move complete checkpoints of later steps than ``resumed`` (``None``: all) into a folder, which is returned when there were any.
+
+    A run that starts before them writes others; a later automatic resume would mix the two.
+    """
+    later = [p for p in checkpoints(out) if problem(p) is None and (resumed is None or _step(p) > _step(resumed))]
+    if not later:
+        return None
+    number = 1 + len(list(out.glob("superseded-*")))
+    (out / f"superseded-{number}").mkdir()
+    for folder in later:
+        folder.rename(out / f"superseded-{number}" / folder.name)
+    return out / f"superseded-{number}"
+
+
+def out_of_space(error: BaseException, folder: Path) -> bool:
+    """Whether a failed write into ``folder`` is a full disk; torch and safetensors hide the system's error behind errors of their own."""
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+    return full or shutil.disk_usage(folder).free < 2**20
 
 
 def rotate(out: Path, keep: int | None) -> None:

@@ -8,14 +8,19 @@ from contextlib import contextmanager
 
 import transformers.integrations.deepspeed as hf_deepspeed
 import transformers.trainer as hf_trainer
+from deepspeed.runtime.zero import GatheredParameters
 from torch import Tensor, nn
 
 
-def full_state(engine, model: nn.Module) -> dict[str, Tensor]:
-    """Full-size weights that are not frozen. ZeRO-3: gathered, a collective; only rank 0 gets them."""
-    if engine is not None and engine.zero_optimization_partition_weights():
-        return engine._zero3_consolidated_16bit_state_dict(exclude_frozen_parameters=True) or {}
-    return model.state_dict()
+def full_state(engine, model: nn.Module, names: set[str]) -> dict[str, Tensor]:
+    """Full-size weights called ``names``. ZeRO-3: gathered, a collective; only rank 0 gets all of them."""
+    if engine is None or not engine.zero_optimization_partition_weights():
+        return {n: t for n, t in model.state_dict().items() if n in names}
+    state = engine._zero3_consolidated_16bit_state_dict(exclude_frozen_parameters=True) or {}
+    frozen = {n: p for n, p in model.named_parameters() if n in names and not p.requires_grad}
+    with GatheredParameters(list(frozen.values())):
+        state |= {n: p.detach().clone() for n, p in frozen.items()}
+    return {n: t for n, t in state.items() if n in names}
 
 
 def partitions_weights(trainer) -> bool:

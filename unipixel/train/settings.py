@@ -22,6 +22,8 @@ class DataSettings:
 
     shards: list[str] = setting([], "folders written by `unipixel pack`")
     examples_per_medium: int = setting(3, "examples of one medium trained together; they share its encoded frames")
+    max_turns: int = setting(3, "examples of one medium that become the turns of one dialogue; the others get dialogues of their own")
+    mask_share: float = setting(1.0, "share of the groups with masks whose masks are supervised; the others train language only")
     max_objects: int = setting(5, "most masks supervised per medium and step, drawn per epoch; 0: all")
     max_tokens: int = setting(40_960, "longer dialogues are skipped and counted, never cut")
     max_skips: int = setting(100, "unusable samples after which the run stops with the list; each is replaced and listed in skipped.jsonl")
@@ -29,8 +31,10 @@ class DataSettings:
     def __post_init__(self):
         if not self.shards:
             raise ConfigError("shards is empty: name at least one folder written by `unipixel pack`")
-        if self.examples_per_medium < 1:
-            raise ConfigError(f"examples_per_medium={self.examples_per_medium} must be at least 1")
+        if self.examples_per_medium < 1 or self.max_turns < 1:
+            raise ConfigError(f"examples_per_medium={self.examples_per_medium} and max_turns={self.max_turns} must be at least 1")
+        if not 0 <= self.mask_share <= 1:
+            raise ConfigError(f"mask_share={self.mask_share} must be between 0 and 1")
 
 
 @dataclass(kw_only=True)

@@ -27,7 +27,7 @@ from unipixel.data.template import TemplateSettings
 from unipixel.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, UniPixelError
 from unipixel.model.adapters import LoraSettings, TrainableReport, set_trainable
 from unipixel.model.build import ModelSettings, build_model, checkpoint_fields
-from unipixel.model.checkpoint import load_trained_values
+from unipixel.model.checkpoint import load_trained_values, save_trained
 from unipixel.objectives.masks import MaskLossSettings
 from unipixel.train import checkpoints
 from unipixel.train.callbacks import GradientCheck, MaskPanels, Preemption, Scalars
@@ -68,6 +68,16 @@ def find_resume(run: RunSettings, out: Path) -> Path | None:
     return found
 
 
+def save_untrained(model_settings, lora, data, frames, text, masks, run, args) -> None:
+    """Write to ``output_dir`` the model that training with these settings starts from: a baseline that can predict."""
+    set_seed(args.seed)
+    model, tokenizer = build_model(model_settings)
+    set_trainable(model, lora, run.train)
+    state = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad or name.startswith("seg_head.")}
+    save_trained(model, state, Path(args.output_dir), checkpoint_fields(model_settings, tokenizer) | inference_fields(frames, text))
+    tokenizer.save_pretrained(args.output_dir)
+
+
 def run_sft(model_settings, lora, data, frames, text, masks, run, args) -> int:
     """Train; returns the exit code."""
     set_seed(args.seed)  # before LoRA draws its weights
@@ -81,19 +91,19 @@ def run_sft(model_settings, lora, data, frames, text, masks, run, args) -> int:
         if run.init_from:
             load_trained_values(model, run.init_from)
     dataset = ShardDataset(data.shards)
-    groups = Groups(dataset, data.examples_per_medium)
+    groups = Groups(dataset, data.examples_per_medium, data.mask_share)
     encoder = SampleEncoder(tokenizer, frames, text, sam_size=model_settings.sam2_image_size, max_tokens=data.max_tokens,
-                            max_objects=data.max_objects, seed=args.seed)
-    plan = OrderPlan(groups.kinds, seed=args.seed, fingerprint=f"{dataset.fingerprint}/{data.examples_per_medium}")
+                            max_turns=data.max_turns, max_objects=data.max_objects, seed=args.seed)
+    plan = OrderPlan(groups.kinds, seed=args.seed, fingerprint=f"{dataset.fingerprint}/{data.examples_per_medium}/{data.mask_share}")
     args.max_steps = total_steps(args, len(groups))
 
     gradients, preemption, scalars = GradientCheck(), Preemption(), Scalars()
-    gradients.uses_masks = plan.next_kind().endswith("_masks")
     callbacks = [gradients, preemption]
     panels = MaskPanels(run.panel_steps) if run.panel_steps and "tensorboard" in args.report_to else None
     trainer = GroundedTrainer(model, args, run=run, groups=groups, encoder=encoder, plan=plan, tokenizer=tokenizer, mask_settings=masks,
                               checkpoint_extra=checkpoint_fields(model_settings, tokenizer) | inference_fields(frames, text),
                               max_skips=data.max_skips, scalars=scalars, callbacks=callbacks + ([panels] if panels else []))
+    gradients.trainer = trainer
     if panels:
         panels.trainer = trainer
     if main_process:
@@ -102,7 +112,9 @@ def run_sft(model_settings, lora, data, frames, text, masks, run, args) -> int:
               f"{args.per_device_train_batch_size} x {args.gradient_accumulation_steps} x {args.world_size} (media x accumulation x processes)")
         print(f"attention: {model_settings.attn_implementation} ({'torch varlen flash' if torch.cuda.is_available() else 'torch SDPA per dialogue'})")
         print(f"{'resuming from ' + str(resume) if resume else 'starting from the base model'}")
-        write_settings(out, model_settings, lora, data, frames, text, masks, run)
+        write_settings(out, model_settings, lora, data, frames, text, masks, run, args)
+        if run.resume != "auto" and (aside := checkpoints.set_aside(out, resume)):
+            print(f"later checkpoints of an earlier run moved to {aside}")
 
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if preemption.stopped:
@@ -119,14 +131,14 @@ def inference_fields(frames: FrameSettings, text: TemplateSettings) -> dict:
 def write_settings(out: Path, *settings) -> None:
     """The resolved settings as one recipe beside the run."""
     out.mkdir(parents=True, exist_ok=True)
-    merged = {key: value for part in settings for key, value in dataclasses.asdict(part).items()}
-    (out / "settings.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(merged)), sort_keys=True))
+    merged = {field.name: getattr(part, field.name) for part in settings for field in dataclasses.fields(part) if field.init}
+    (out / "settings.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(merged, default=str)), sort_keys=True))
 
 
 def main(argv: list[str] | None = None) -> int:
-    distributed.prepare()
     argv = [a for a in (sys.argv[1:] if argv is None else argv) if not a.startswith(("--local_rank", "--local-rank"))]
     try:
+        distributed.prepare()
         return run_sft(*parse(SETTINGS, argv, prog="unipixel train sft"))
     except UniPixelError as error:
         print(f"error: {error}", file=sys.stderr)

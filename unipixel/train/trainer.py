@@ -9,7 +9,6 @@ What is overridden and why:
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 import time
@@ -17,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer
@@ -61,6 +61,7 @@ class GroundedTrainer(Trainer):
         self.consumed_state: dict | None = None
         self.skips = self.logged_step = 0
         self.meters: dict[str, float] = {}
+        self.step_kind = ""
         self.last_batch: tuple[Batch, object] | None = None
         self.keep_last = False
         super().__init__(model=model, args=args, processing_class=tokenizer, callbacks=[scalars, *callbacks])
@@ -83,7 +84,7 @@ class GroundedTrainer(Trainer):
         started = time.perf_counter()
         batches = [next(epoch_iterator) for _ in range(num_batches)]
         self._add("data_wait_s", time.perf_counter() - started)
-        self.consumed_state = batches[-1]["plan"]
+        self.consumed_state, self.step_kind = batches[-1]["plan"], batches[-1]["kind"]
         kinds = {KINDS.index(b["kind"]) for b in batches}
         agree([self.consumed_state["step"], min(kinds), max(kinds)], ("step", "kind", "kind"), "the next training step", device)
         labels = sum(len(b["label_ids"]) for b in batches)
@@ -137,6 +138,8 @@ class GroundedTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the scalars of ``unipixel.train.callbacks.scalars`` to each training record."""
+        if self.consumed_state:
+            self.state.epoch = sum(self.consumed_state["cursors"].values()) / len(self.groups)  # of the data; transformers counts steps
         if "loss" in logs:
             logs = logs | self.scalars.collect(self.state.global_step - self.logged_step)
             self.logged_step = self.state.global_step
@@ -156,8 +159,8 @@ class GroundedTrainer(Trainer):
         """Trained tensors on the CPU, full size; under ZeRO-3 a collective that every rank must call (others get an empty dict)."""
         names = {n for n, p in self.model.named_parameters() if p.requires_grad}
         names |= {n for n, _ in self.model.named_parameters() if n.startswith("seg_head.")}  # has no base model to come from
-        state = deepspeed_private.full_state(self.deepspeed, self.model) if self.is_deepspeed_enabled else self.model.state_dict()
-        return {n: t.detach().cpu().clone() for n, t in state.items() if n in names}
+        engine = self.deepspeed if self.is_deepspeed_enabled else None
+        return {n: t.detach().cpu().clone() for n, t in deepspeed_private.full_state(engine, self.model, names).items()}
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         out, state = Path(output_dir or self.args.output_dir), self.trainable_state()
@@ -188,8 +191,8 @@ class GroundedTrainer(Trainer):
             if self.args.should_save:
                 checkpoints.mark_complete(out)
                 checkpoints.rotate(out.parent, self.keep_checkpoints)
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if not checkpoints.out_of_space(error, out.parent):
                 raise
             free = shutil.disk_usage(out.parent).free
             raise CheckpointError(f"no space left while writing {out} ({free / 2**20:.0f} MiB free); the folder is incomplete and will not be "
@@ -203,6 +206,9 @@ class GroundedTrainer(Trainer):
             self.skips = stored.pop("skips")
             self.plan.load_state(stored)
             self.logged_step = stored["step"]
+            if stored["step"] >= self.args.max_steps:  # transformers would still take one step
+                load_trained_values(self.model, resume_from_checkpoint)
+                return None
         with deepspeed_private.partial_resume():
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import av
+from PIL import Image, UnidentifiedImageError
 
-from data_tools.convert.base import read_frames
-from unipixel.errors import SampleError
+from unipixel.errors import DataError, SampleError
+from unipixel.sample import Medium
 
 JPEG_QUALITY = 95
 TIE_S = 1e-6
@@ -90,3 +91,41 @@ def _jpeg(frame: av.VideoFrame) -> bytes:
     out = io.BytesIO()
     frame.to_image().save(out, "JPEG", quality=JPEG_QUALITY)
     return out.getvalue()
+
+
+def read_frames(paths: Sequence[Path]) -> tuple[bytes, ...]:
+    """Bytes of the frame files, unchanged (``frame_missing`` names the first one that does not exist)."""
+    frames = []
+    for path in paths:
+        try:
+            frames.append(path.read_bytes())
+        except FileNotFoundError:
+            raise SampleError(f"no frame {path}", reason="frame_missing") from None
+    return tuple(frames)
+
+
+def medium_from_path(path: str | Path, fps: float) -> tuple[Medium, tuple[bytes, ...]]:
+    """A video file sampled at ``fps``, or a folder of JPEG/PNG frames in name order taken to run at ``fps``.
+
+    Raises:
+        DataError: no such path, or a folder without images.
+        SampleError: the video or its first frame cannot be decoded.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
+        if not files:
+            raise DataError(f"{path} holds no .jpg or .png frames")
+        frames = read_frames(files)
+        listed = FrameList(tuple(range(len(frames))), frames, fps, len(frames) / fps)
+    elif path.is_file():
+        listed = decode_video(path, fps)
+    else:
+        raise DataError(f"--video {str(path)!r} is neither a file nor a folder")
+    try:
+        with Image.open(io.BytesIO(listed.frames[0])) as image:
+            width, height = image.size
+    except UnidentifiedImageError as error:
+        raise SampleError(f"unreadable frame: {error}", reason="unreadable_frame", key=str(path)) from error
+    medium = Medium(path.stem, "frames", width, height, listed.times, listed.duration_s, source={"path": str(path)})
+    return medium, listed.frames

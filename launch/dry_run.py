@@ -1,0 +1,191 @@
+"""``unipixel train sft --dry-run``: what a run would train, its memory per GPU and its batch, without weights, network or GPU.
+
+The model is built from configuration on the meta device and goes through the same rules for LoRA, frozen parts and learning rates as a
+real run. Backbones are described by the ``config.json`` of a local folder, or by one of the files in ``launch/configs``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import init_empty_weights
+from tabulate import tabulate
+from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
+
+from launch.activations import Clips, checkpoint_bytes, mask_activation_bytes
+from launch.memory import Engine, model_bytes, state_bytes
+from sam2_ext import build_sam2
+from unipixel.config import parse
+from unipixel.data.loader import Groups
+from unipixel.data.media import MERGE, PATCH, TEMPORAL, FrameSettings
+from unipixel.data.shards import ShardDataset
+from unipixel.errors import ConfigError, nearest
+from unipixel.model.adapters import LoraSettings, TrainableReport, part_of, set_trainable
+from unipixel.model.build import ModelSettings
+from unipixel.model.grounded import GroundedVLM
+from unipixel.objectives.masks import MaskLossSettings
+from unipixel.train.settings import DEEPSPEED_CONFIGS, DataSettings, RunSettings, SFTArguments, deepspeed_config
+from unipixel.train.sft import SETTINGS, total_steps
+from unipixel.train.trainer import parameter_groups
+
+CONFIGS = Path(__file__).parent / "configs"
+BACKBONES = {f"Qwen/Qwen2.5-VL-{size}-Instruct": f"qwen2_5_vl_{size.lower()}.json" for size in ("3B", "7B")}
+TEXT_TOKENS = 200
+"""Tokens of a dialogue beside its video, for the estimate of the backbone's activations."""
+GIB = 2**30
+
+
+class _Data(DataSettings):
+    """Data settings that may leave the shards open."""
+
+    def __post_init__(self):
+        if self.shards:
+            super().__post_init__()
+
+
+class _Arguments(SFTArguments):
+    """Training arguments as values only: the real ones look for a GPU and start the process group."""
+
+    gpus = 1
+
+    def __post_init__(self):
+        pass
+
+    @property
+    def world_size(self) -> int:
+        return self.gpus
+
+
+@dataclass(frozen=True)
+class Run:
+    """All settings of one run."""
+
+    model: ModelSettings
+    lora: LoraSettings
+    data: DataSettings
+    frames: FrameSettings
+    masks: MaskLossSettings
+    run: RunSettings
+    args: _Arguments
+
+
+def read_settings(argv: Sequence[str], gpus: int) -> Run:
+    """The settings a real start with these arguments would use."""
+    lenient = {DataSettings: _Data, SFTArguments: _Arguments}
+    parsed = dict(zip(SETTINGS, parse([lenient.get(cls, cls) for cls in SETTINGS], argv, prog="unipixel train sft"), strict=True))
+    args = parsed[SFTArguments]
+    args.gpus = gpus
+    return Run(*(parsed[cls] for cls in (ModelSettings, LoraSettings, DataSettings, FrameSettings, MaskLossSettings, RunSettings)), args)
+
+
+def backbone_config(name: str) -> Qwen2_5_VLConfig:
+    """Configuration of a local model folder, or of a released model by its hub name.
+
+    Raises:
+        ConfigError: neither, or a model of another family.
+    """
+    local = Path(name) / "config.json"
+    if not local.is_file() and name not in BACKBONES:
+        raise ConfigError(f"backbone={name!r} is no folder with a config.json, and a dry run knows only {', '.join(BACKBONES)} by name"
+                          f"{nearest(name, BACKBONES)}")
+    values = json.loads((local if local.is_file() else CONFIGS / BACKBONES[name]).read_text(encoding="utf-8"))
+    if values.get("model_type") != Qwen2_5_VLConfig.model_type:
+        raise ConfigError(f"{local} is of model_type {values.get('model_type')!r}, only {Qwen2_5_VLConfig.model_type!r} is supported")
+    return Qwen2_5_VLConfig.from_dict(values)
+
+
+def meta_model(settings: ModelSettings, lora: LoraSettings, train: Sequence[str]) -> tuple[GroundedVLM, TrainableReport]:
+    """The model of a run on GPUs, without values, and what trains in it."""
+    config = backbone_config(settings.backbone)
+    dtype = torch.bfloat16 if settings.model_dtype == "auto" else settings.dtype
+    with init_empty_weights():  # the meta device alone does not work: SAM 2 reads values while it is built
+        sam2 = build_sam2(settings.sam2_file(settings.sam2_config), image_size=settings.sam2_image_size)
+    with torch.device("meta"):
+        backbone = AutoModelForImageTextToText.from_config(config, dtype=dtype)
+        model = GroundedVLM(backbone, sam2, hidden_tokens=settings.sam2_hidden_tokens, prompting=settings.sam2_prompting)
+        return model, set_trainable(model, lora, train)
+
+
+def dry_run(argv: Sequence[str], *, gpus: int) -> int:
+    """Print the plan of a run with these arguments on ``gpus`` GPUs; returns the exit code.
+
+    Raises:
+        ConfigError: what the real start would refuse, too.
+    """
+    run = read_settings(argv, gpus)
+    engine = deepspeed_config(run.args.deepspeed) if run.args.deepspeed else None
+    model, report = meta_model(run.model, run.lora, run.run.train)
+    print(f"{run.model.backbone} + {run.model.sam2_config} at {run.model.sam2_image_size} px: {report.total / 1e6:,.1f} M parameters\n")
+    print(trainable_table(model, report, run) + "\n")
+    activations, explained = activation_bytes(model, run)
+    print(memory_table(model, engine, activations, gpus) + "\n")
+    print(explained + "\n" + batch_text(run))
+    return 0
+
+
+def trainable_table(model: GroundedVLM, report: TrainableReport, run: Run) -> str:
+    """Per part: tensors, parameters, precision, learning rate."""
+    rates = {id(p): group["lr"] for group in parameter_groups(model, run.args, run.run) for p in group["params"]}
+    precisions: dict[str, set[str]] = {}
+    learning_rates: dict[str, set[float]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            precisions.setdefault(part_of(name), set()).add(str(parameter.dtype).removeprefix("torch."))
+            learning_rates.setdefault(part_of(name), set()).add(rates[id(parameter)])
+    rows = [(part, tensors, f"{count:,}", ", ".join(sorted(precisions[part])), ", ".join(f"{rate:g}" for rate in sorted(learning_rates[part])))
+            for part, tensors, count in report.rows()]
+    rows.append(("all of it", "", f"{report.trainable:,} of {report.total:,} ({report.trainable / report.total:.2%})", "", ""))
+    table = tabulate(rows, ("trains", "tensors", "parameters", "precision", "learning rate"), disable_numparse=True,
+                     colalign=("left", "right", "right", "left", "right"))
+    return table + (f"\nLoRA in {len(report.lora_modules)} modules" if report.lora_modules else "")
+
+
+def memory_table(model: GroundedVLM, chosen: Path | None, activations: float, gpus: int) -> str:
+    """GiB per GPU for every shipped engine; the recipe's own is marked."""
+    sizes = model_bytes(model.parameters())
+    engines = {path.stem: path for path in sorted(DEEPSPEED_CONFIGS.glob("*.json"))} | ({chosen.stem: chosen} if chosen else {})
+    rows = [] if chosen else [("* none (DDP)", state_bytes(sizes, Engine(0), gpus))]
+    rows += [(("* " if path == chosen else "  ") + name, state_bytes(sizes, Engine.read(path), gpus)) for name, path in engines.items()]
+    cells = [(name, *(f"{value / GIB:.1f}" for value in (s.weights, s.gradients, s.optimizer, activations, s.gpu + activations, s.host)))
+             for name, s in rows]
+    heads = ("engine", "weights", "gradients", "optimizer", "activations", "together", "in host memory")
+    return f"GiB per GPU on {gpus} GPU{'s' if gpus > 1 else ''} (* this run)\n" + tabulate(
+        cells, heads, disable_numparse=True, colalign=("left", *["right"] * 6), preserve_whitespace=True)
+
+
+def activation_bytes(model: GroundedVLM, run: Run) -> tuple[float, str]:
+    """(bytes kept for the backward pass of one micro-batch with masks, what they were counted for)."""
+    videos, frames = run.args.per_device_train_batch_size, run.frames.num_frames
+    clips = Clips(videos, frames, videos * (run.data.max_objects or run.data.examples_per_medium))
+    masks = mask_activation_bytes(model.sam2, clips, hidden_tokens=run.model.sam2_hidden_tokens, prompting=run.model.sam2_prompting,
+                                  losses=run.masks)
+    text, vision = model.config.text_config, model.config.vision_config
+    cells = -(-frames // TEMPORAL)
+    visual = cells * run.frames.max_pixels // (PATCH * MERGE) ** 2
+    rows = videos * run.data.examples_per_medium * (visual + TEXT_TOKENS)
+    patches = videos * visual * MERGE**2
+    backbone = (checkpoint_bytes(text.num_hidden_layers, rows, text.hidden_size) + checkpoint_bytes(vision.depth, patches, vision.hidden_size)
+                if run.args.gradient_checkpointing else 0)
+    about = f"{backbone / GIB:.1f} of the checkpointed backbone" if backbone else "the backbone is not counted without gradient_checkpointing"
+    return masks + backbone, (
+        f"Activations: one micro-batch of {clips.videos} x {clips.frames} frames with {clips.objects} objects and {rows:,} tokens, the most "
+        f"this recipe allows:\n{masks / GIB:.1f} of SAM 2 and the mask losses, {about}. Not counted: kernel workspace, "
+        "communication buffers,\nthe layer at work, fragmentation.")
+
+
+def batch_text(run: Run) -> str:
+    """Global batch and, when the shards are known, steps."""
+    args, data = run.args, run.data
+    step = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    text = (f"Batch: {args.per_device_train_batch_size} x {args.gradient_accumulation_steps} x {args.world_size} = {step} media per step "
+            f"(micro-batch x accumulation x GPUs), up to {data.examples_per_medium} examples each.\n")
+    if not data.shards:
+        return text + "Steps: not known without --shards."
+    dataset = ShardDataset(data.shards)
+    groups = len(Groups(dataset, data.examples_per_medium))
+    return text + (f"Steps: {total_steps(args, groups):,} for {groups:,} groups ({len(dataset):,} examples), "
+                   f"{'max_steps' if args.max_steps > 0 else f'{args.num_train_epochs:g} epochs'}.")
