@@ -21,11 +21,11 @@ import jinja2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from unipixel.infer.predictions import Prediction, read_predictions
 from benchmarks.score import METRICS, SCHEMA, differences, percent
 from benchmarks.st_evidence import GroundTruth, from_samples, predicted_evidence, read_samples, scored_examples
 from unipixel.config import parse, setting
 from unipixel.errors import EXIT_USER_ERROR, ConfigError, DataError, UniPixelError
+from unipixel.infer.predictions import Prediction, read_predictions
 from unipixel.metrics import jf, map_option
 from unipixel.metrics.bitplane import dilate
 from unipixel.sample import EMPTY, Entry, Example, Sample, Segment, decode_entry

@@ -22,7 +22,6 @@ from typing import Any, Literal
 import numpy as np
 from tabulate import tabulate
 
-from unipixel.infer.predictions import Prediction, load_predictions
 from benchmarks.st_evidence import (
     DEFAULT,
     RELEASE_FPS,
@@ -37,6 +36,7 @@ from benchmarks.st_evidence import (
 )
 from unipixel.config import parse, setting
 from unipixel.errors import EXIT_USER_ERROR, ConfigError, DataError, UniPixelError
+from unipixel.infer.predictions import Prediction, load_predictions
 
 SCHEMA = "unipixel-score/1"
 BENCHMARKS = ("st-evidence",)

@@ -19,8 +19,8 @@ from typing import Literal
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from unipixel.infer.predictions import Prediction, read_png_masks, safe_name
 from unipixel.errors import DataError
+from unipixel.infer.predictions import Prediction, read_png_masks, safe_name
 from unipixel.metrics import jf_sequence_rle, map_option, normalise_segments, same_text, temporal_iop, temporal_iou
 from unipixel.metrics.rle import parse_runs
 from unipixel.metrics.temporal import MALFORMED_SEGMENTS, parse_literal

@@ -33,11 +33,13 @@ from launch.start import RECIPES
 from unipixel.config import parse, read_recipe, setting
 from unipixel.data.template import format_segments
 from unipixel.errors import EXIT_USER_ERROR, DataError, UniPixelError
-from unipixel.infer.predict import PredictSettings, run as predict
+from unipixel.infer.predict import PredictSettings
+from unipixel.infer.predict import run as predict
 from unipixel.train import checkpoints
 
 log = logging.getLogger(__name__)
-WORLD = SynthConfig(width=96, height=72, min_radius=14, max_radius=18, max_objects=2, colours=["red", "green", "blue", "yellow", "purple"],
+WORLD = SynthConfig(width=96, height=72, fps="2", duration_s=4.0, time_step_s=0.5, event_window_s=1.0, min_radius=14, max_radius=18, max_objects=2,
+                    colours=["red", "green", "blue", "yellow", "purple"], question_types=["what", "when", "count"], refers_per_clip=0,
                     pairs_per_question=0)
 """A small, clear world: what a model of a million parameters can learn in minutes on two CPU cores."""
 METRICS = ("accuracy", "mIoU", "TIoU@0.5", "mIoP", "J", "F", "J&F", "joint@0.5")
@@ -49,7 +51,7 @@ class QuickstartSettings:
     """Size of the run; the defaults are what the documentation reports."""
 
     out: str = setting("work_dirs/quickstart", "folder for everything that is made")
-    train_clips: int = setting(1600, "synthetic clips to train on")
+    train_clips: int = setting(2400, "synthetic clips to train on")
     test_clips: int = setting(40, "held-out clips to score")
     steps: int = setting(2400, "optimizer steps")
     kill: bool = setting(True, "kill the training with SIGKILL after its first checkpoint and resume it")
@@ -87,8 +89,8 @@ def make_base(out: Path) -> None:
     """Toy model with random weights and its own tokenizer."""
     from unipixel.model.tiny import TinySettings, write_tiny_base  # noqa: PLC0415  (imports the whole model stack)
 
-    tenths = [format_segments([(a / 10, b / 10)]) for a in range(0, 60, 3) for b in range(a + 5, 61, 7)]
-    write_tiny_base(out, [*corpus(WORLD, 200), *tenths], TinySettings(width=96, layers=3))
+    tenths = [format_segments([(a / 10, b / 10)]) for a in range(0, 40, 5) for b in range(a + 5, 45, 5)]
+    write_tiny_base(out, [*corpus(WORLD, 200), *tenths], TinySettings(width=128, layers=3))
 
 
 def write_untrained(recipe: Path, out: Path) -> None:
@@ -122,11 +124,12 @@ def kill_after_checkpoint(command: list[str], out: Path) -> None:
     print(f"killed the training after {checkpoints.newest_complete(out)[0].name}; starting it again", flush=True)
 
 
-def best_example(score_file: Path) -> str:
+def median_example(score_file: Path) -> str:
     """The example the picture shows: a right answer with the median J&F among right ones, not the prettiest one."""
     rows = json.loads(score_file.read_text())["per_example"]
-    found = sorted((row["jf"], example_id) for example_id, row in rows.items() if row["correct"] and row["jf"] is not None and 0.2 < (row["iou"] or 0))
-    found = found or sorted((row["jf"], example_id) for example_id, row in rows.items() if row["jf"] is not None)
+    drawn = {example_id: row for example_id, row in rows.items() if row["jf"] is not None}
+    right = {example_id: row for example_id, row in drawn.items() if row["correct"]} or drawn
+    found = sorted((row["jf"], example_id) for example_id, row in right.items())
     return found[len(found) // 2][1]
 
 
@@ -180,7 +183,7 @@ def run(settings: QuickstartSettings) -> dict:
     stages.run("report", lambda: report.run_report(report.ReportArguments(
         predictions=str(folder / "trained/predictions.jsonl"), score=str(folder / "trained/score.json"), shards=[str(shards["test"])],
         baseline_predictions=str(folder / "untrained/predictions.jsonl"), baseline_score=str(folder / "untrained/score.json"),
-        out=str(folder / "report.html"), limit=60, panel=str(folder / "panel.png"), panel_example=best_example(folder / "trained/score.json"))))
+        out=str(folder / "report.html"), limit=60, panel=str(folder / "panel.png"), panel_example=median_example(folder / "trained/score.json"))))
     result = summary(folder, stages, settings)
     score.write_json(folder / "quickstart.json", result)
     print_table(result)

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from unipixel.infer.predictions import Prediction
 from benchmarks.st_evidence import evidence_union
+from unipixel.infer.predictions import Prediction
 from unipixel.sample import Example, MaskTrack, Medium, Sample, SceneObject, decode_entry, encode_mask
 
 

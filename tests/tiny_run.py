@@ -28,7 +28,7 @@ from PIL import Image
 
 from unipixel.config import parse
 from unipixel.data.encode import SampleEncoder
-from unipixel.data.loader import Groups
+from unipixel.data.loader import Groups, MicroBatches
 from unipixel.data.shards import ShardDataset, ShardWriter
 from unipixel.model.adapters import set_trainable
 from unipixel.model.build import build_model
@@ -184,6 +184,19 @@ def train(argv: Sequence[str]) -> int:
     return sft.main(list(argv))
 
 
+def train_until_sigterm(argv: Sequence[str]) -> int:
+    """:func:`train` that gets SIGTERM, rank 1 and its data worker at once, while that worker loads the second step."""
+    load = MicroBatches.__getitem__
+
+    def load_and_signal(self, request):
+        if request.step == 1 and os.environ["RANK"] == "1":
+            os.killpg(0, signal.SIGTERM)
+        return load(self, request)
+
+    MicroBatches.__getitem__ = load_and_signal
+    return train(argv)
+
+
 def record_steps() -> None:
     step = GroundedTrainer.training_step
 
@@ -199,6 +212,7 @@ def record_steps() -> None:
 
 def _rank(target: Callable, argv: list[str], environment: dict[str, str], log: str) -> None:
     os.setsid()  # data workers belong to this group, and can be signalled with it
+    multiprocessing.set_start_method("fork", force=True)  # for them, as in any process that nothing else has been set for
     os.environ.update(environment)
     file = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     os.dup2(file, 1)
@@ -268,10 +282,11 @@ class Ranks:
 
 def torchrun(settings: dict, out: Path, *options: str, world: int = 2) -> subprocess.Popen:
     """The same run under torchrun, in a process group of its own; output in a log file beside ``out``."""
+    environment = os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}", *options, "-m", "tests.tiny_run"]
     with (out.parent / f"{out.name}.log").open("ab") as log:
         return subprocess.Popen([*command, *flags(settings, out), "--output_dir", str(out)], cwd=ROOT, stdout=log, stderr=log,
-                                start_new_session=True)
+                                env=environment, start_new_session=True)
 
 
 def wait_for(path: Path, processes=(), timeout: float = 120) -> None:
@@ -279,7 +294,8 @@ def wait_for(path: Path, processes=(), timeout: float = 120) -> None:
     deadline = time.monotonic() + timeout
     while not path.exists():
         assert time.monotonic() < deadline, f"{path} did not appear within {timeout} s"
-        assert all(p.exitcode is None for p in processes), f"a rank ended before it wrote {path}"
+        ended = [p for p in processes if (p.poll() if isinstance(p, subprocess.Popen) else p.exitcode) is not None]
+        assert not ended or path.exists(), f"a process ended before it wrote {path}"
         time.sleep(0.02)
 
 

@@ -16,8 +16,8 @@ from typing import Any
 from data_tools.convert.base import Bundle, image_size, inside, literal_list, read_csv, source_file
 from data_tools.convert.masks import EvidenceObject, ObjectTable, read_objects
 from data_tools.convert.srt import read_srt
-from unipixel.data.video import JPEG_QUALITY, FrameList, decode_video, read_folder
 from unipixel.data.ledger import SkipLedger
+from unipixel.data.video import JPEG_QUALITY, FrameList, decode_video, read_folder
 from unipixel.errors import DataError, SampleError
 from unipixel.sample import EMPTY, Example, Medium, PreferencePair, SceneObject, Segment
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from data_tools.convert.masks import compressed, rasterise
 from data_tools.convert.srt import read_srt
-from unipixel.data.video import decode_video
 from tests.packing import H, W, grey_video
+from unipixel.data.video import decode_video
 from unipixel.errors import SampleError
 from unipixel.sample import EMPTY, Subtitle, encode_mask
 

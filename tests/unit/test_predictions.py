@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unipixel.infer import predictions as pred_file
 from benchmarks import score as scoring
+from benchmarks.st_evidence import GroundTruth, from_samples
+from tests.evidence_samples import discs, predict, small_sample, write_masks
+from unipixel.errors import DataError
+from unipixel.infer import predictions as pred_file
 from unipixel.infer.predictions import (
     Prediction,
     PredictionWriter,
@@ -18,9 +21,6 @@ from unipixel.infer.predictions import (
     read_predictions,
     write_predictions,
 )
-from benchmarks.st_evidence import GroundTruth, from_samples
-from tests.evidence_samples import discs, predict, small_sample, write_masks
-from unipixel.errors import DataError
 from unipixel.sample import encode_mask
 
 

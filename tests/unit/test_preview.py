@@ -104,7 +104,8 @@ def test_damaged_sample_shows_its_error(packed):
     assert page.count('<section class="sample error">') == 1 and "checksum: toy-train-t0" in page
 
 
-@pytest.mark.parametrize("more,message", [([], "no dataset folder"), (["--limit", "0"], "--limit=0"), (["--tokenizer", "/nowhere"], "no dataset folder")])
+@pytest.mark.parametrize("more,message", [([], "no dataset folder"), (["--limit", "0"], "--limit=0"),
+                                          (["--tokenizer", "/nowhere"], "no dataset folder")])
 def test_unusable_arguments(tmp_path, capsys, more, message):
     assert preview.main([str(tmp_path / "none"), *more]) == EXIT_USER_ERROR
     assert message in capsys.readouterr().err

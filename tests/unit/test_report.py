@@ -11,11 +11,11 @@ from PIL import Image
 
 from benchmarks import report
 from benchmarks import score as scoring
-from unipixel.infer.predictions import Prediction, write_predictions
 from benchmarks.st_evidence import from_samples
 from tests.evidence_samples import discs, predict, small_sample
 from unipixel.data.shards import ShardWriter
 from unipixel.errors import EXIT_USER_ERROR
+from unipixel.infer.predictions import Prediction, write_predictions
 
 HOSTILE = 'Answer: </pre><script>alert("x")</script>. Temporal Evidence: [[1, 3]]. Spatial Evidence: <|seg|>.'
 

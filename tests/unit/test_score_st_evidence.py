@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from benchmarks import score as scoring
+from benchmarks.st_evidence import GroundTruth, Protocol, from_samples, from_st_evidence, resize_entry, score_example
+from tests.evidence_samples import discs, predict, real_samples, small_sample, write_masks
+from unipixel.data.shards import ShardWriter
+from unipixel.errors import EXIT_USER_ERROR, DataError
 from unipixel.infer.predictions import (
     Prediction,
     read_predictions,
     write_predictions,
 )
-from benchmarks.st_evidence import GroundTruth, Protocol, from_samples, from_st_evidence, resize_entry, score_example
-from tests.evidence_samples import discs, predict, real_samples, small_sample, write_masks
-from unipixel.data.shards import ShardWriter
-from unipixel.errors import EXIT_USER_ERROR, DataError
 from unipixel.metrics import jf, jf_sequence
 from unipixel.sample import Example, PreferencePair, decode_entry, encode_mask
 
@@ -161,7 +161,7 @@ def test_seed_arithmetic(sample):
     assert score_example(truth, letter).correct and not score_example(truth, letter, SEED).correct
     assert score_example(truth, dataclasses.replace(twice, answer=" A "), SEED).correct
     assert not score_example(truth, dataclasses.replace(twice, answer="a disc"), SEED).correct
-    assert score_example(truth, dataclasses.replace(twice, masks=({t: 0 for t in range(10)},), answer="F"), SEED).j == 0
+    assert score_example(truth, dataclasses.replace(twice, masks=(dict.fromkeys(range(10), 0),), answer="F"), SEED).j == 0
 
 
 # --- ground truth and averages on real annotations -------------------------------------------------------------------------------

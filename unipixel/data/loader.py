@@ -6,6 +6,7 @@ number of workers. The plan's state travels inside each batch: what a checkpoint
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -102,7 +103,7 @@ def build_loader(groups: Groups, encoder: SampleEncoder, plan: OrderPlan, *, ran
     It has a generator of its own: an iterator draws a seed when it starts, which would shift the dropout of a resumed run.
     """
     return DataLoader(MicroBatches(groups, encoder), sampler=_PlanSampler(plan, rank=rank, world=world, micro=micro, accumulation=accumulation),
-                      batch_size=None, num_workers=workers, collate_fn=_identity, pin_memory=pin_memory, worker_init_fn=_one_thread,
+                      batch_size=None, num_workers=workers, collate_fn=_identity, pin_memory=pin_memory, worker_init_fn=_start_worker,
                       persistent_workers=False, prefetch_factor=2 if workers else None, generator=torch.Generator())
 
 
@@ -110,5 +111,7 @@ def _identity(batch: Batch) -> Batch:
     return batch
 
 
-def _one_thread(_worker: int) -> None:
+def _start_worker(_worker: int) -> None:
     torch.set_num_threads(1)
+    # A scheduler signals all processes of a job; the training process needs data until it has saved, and then ends its workers itself.
+    #signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -20,11 +20,11 @@ from unipixel.config import parse, setting
 from unipixel.data import media, template
 from unipixel.data.encode import EncodedMedium, SampleEncoder
 from unipixel.data.shards import ShardDataset
+from unipixel.data.video import medium_from_path
 from unipixel.errors import EXIT_USER_ERROR, ConfigError, SampleError, UniPixelError
 from unipixel.infer.generate import Reply, generate
 from unipixel.infer.predictions import Prediction, PredictionWriter, completed_ids
 from unipixel.infer.segment import segment_clip
-from unipixel.data.video import medium_from_path
 from unipixel.metrics import normalise_segments, parse_reply
 from unipixel.model.build import load_checkpoint
 from unipixel.model.checkpoint import read_config
@@ -144,9 +144,9 @@ def load_predictor(checkpoint: str, *, backbone: str = "", num_frames: int = 0, 
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     stored = read_config(checkpoint).get("unipixel", {})
     frames = {**stored.get("frames", {}), "frame_sampling": "uniform"} | ({"num_frames": num_frames} if num_frames else {})
+    text = template.TemplateSettings(**{**stored.get("template", {}), "paraphrase": False})
     model, tokenizer = load_checkpoint(checkpoint, backbone=backbone, device=device)
-    return Predictor(model, tokenizer, media.FrameSettings(**frames), template.TemplateSettings(**{**stored.get("template", {}), "paraphrase": False}),
-                     max_new_tokens=max_new_tokens, batch_size=batch_size)
+    return Predictor(model, tokenizer, media.FrameSettings(**frames), text, max_new_tokens=max_new_tokens, batch_size=batch_size)
 
 
 def questions(settings: PredictSettings, done: set[str]) -> Iterable[Sample]:

@@ -74,7 +74,8 @@ def tiny_backbone_config(settings: TinySettings, tokenizer) -> Qwen2_5_VLConfig:
     text = Qwen2_5_VLTextConfig(
         vocab_size=-(-len(tokenizer) // 64) * 64, hidden_size=settings.width, intermediate_size=2 * settings.width,
         num_hidden_layers=settings.layers, num_attention_heads=settings.heads, num_key_value_heads=settings.kv_heads,
-        max_position_embeddings=4096, initializer_range=settings.init_std, tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections},
+        max_position_embeddings=4096, initializer_range=settings.init_std, tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections},
         bos_token_id=token("<|endoftext|>"), eos_token_id=token("<|im_end|>"), pad_token_id=token("<|endoftext|>"))
     vision = Qwen2_5_VLVisionConfig(
         depth=settings.vision_layers, hidden_size=settings.vision_width, intermediate_size=2 * settings.vision_width,
@@ -83,7 +84,8 @@ def tiny_backbone_config(settings: TinySettings, tokenizer) -> Qwen2_5_VLConfig:
         initializer_range=settings.init_std)
     return Qwen2_5_VLConfig(
         text_config=text.to_dict(), vision_config=vision.to_dict(), image_token_id=token("<|image_pad|>"), tie_word_embeddings=True,
-        initializer_range=settings.init_std, video_token_id=token("<|video_pad|>"), vision_start_token_id=token("<|vision_start|>"), vision_end_token_id=token("<|vision_end|>"))
+        initializer_range=settings.init_std, video_token_id=token("<|video_pad|>"),
+        vision_start_token_id=token("<|vision_start|>"), vision_end_token_id=token("<|vision_end|>"))
 
 
 def tiny_sam2_config(settings: TinySettings):

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 
 import transformers.integrations.deepspeed as hf_deepspeed
 import transformers.trainer as hf_trainer
-from deepspeed.runtime.zero import GatheredParameters
 from torch import Tensor, nn
 
 
@@ -16,6 +15,8 @@ def full_state(engine, model: nn.Module, names: set[str]) -> dict[str, Tensor]:
     """Full-size weights called ``names``. ZeRO-3: gathered, a collective; only rank 0 gets all of them."""
     if engine is None or not engine.zero_optimization_partition_weights():
         return {n: t for n, t in model.state_dict().items() if n in names}
+    from deepspeed.runtime.zero import GatheredParameters  # noqa: PLC0415  (heavy, and an engine has imported it already)
+
     state = engine._zero3_consolidated_16bit_state_dict(exclude_frozen_parameters=True) or {}
     frozen = {n: p for n, p in model.named_parameters() if n in names and not p.requires_grad}
     with GatheredParameters(list(frozen.values())):

@@ -108,8 +108,8 @@ def engine_config(path: Path, *, bf16: bool) -> dict:
     config = json.loads(path.read_text())
     for half in ("bf16", "fp16"):
         if config.get(half, {}).get("enabled") not in (None, False):
-            raise ConfigError(f"{path}: {half}.enabled={config[half]['enabled']!r} casts the whole model, SAM 2 included (and makes stage 0 start Adam "
-                              f"one step late); remove the {half} section and set bf16: true in the recipe, which uses autocast")
+            raise ConfigError(f"{path}: {half}.enabled={config[half]['enabled']!r} casts the whole model, SAM 2 included (and makes stage 0 start "
+                              f"Adam one step late); remove the {half} section and set bf16: true in the recipe, which uses autocast")
     if bf16:
         config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
     return config
