@@ -264,6 +264,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """``unipixel score st-evidence``: exit code 0, or ``EXIT_USER_ERROR`` with the reason on stderr."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
+        if argv[:1] in (["-h"], ["--help"]):
+            argv = [BENCHMARKS[0], *argv]
         if argv[:1] != [BENCHMARKS[0]]:
             raise ConfigError(f"first argument {argv[0] if argv else None!r} must name the benchmark: one of {', '.join(BENCHMARKS)}")
         (args,) = parse([ScoreArguments], argv[1:], prog=f"unipixel score {BENCHMARKS[0]}")

@@ -39,7 +39,7 @@ from unipixel.train import checkpoints
 
 log = logging.getLogger(__name__)
 WORLD = SynthConfig(width=96, height=72, fps="2", duration_s=4.0, time_step_s=0.5, event_window_s=1.0, min_radius=14, max_radius=18, max_objects=2,
-                    colours=["red", "green", "blue", "yellow", "purple"], question_types=["what", "when", "count"], refers_per_clip=0,
+                    colours=["red", "green", "blue", "yellow", "purple"], textures=["plain", "dots"], question_types=["what", "when", "count"], refers_per_clip=0,
                     pairs_per_question=0)
 """A small, clear world: what a model of a million parameters can learn in minutes on two CPU cores."""
 METRICS = ("accuracy", "mIoU", "TIoU@0.5", "mIoP", "J", "F", "J&F", "joint@0.5")
@@ -53,7 +53,7 @@ class QuickstartSettings:
     out: str = setting("work_dirs/quickstart", "folder for everything that is made")
     train_clips: int = setting(2400, "synthetic clips to train on")
     test_clips: int = setting(40, "held-out clips to score")
-    steps: int = setting(2400, "optimizer steps")
+    steps: int = setting(1400, "optimizer steps")
     kill: bool = setting(True, "kill the training with SIGKILL after its first checkpoint and resume it")
     processes: int = setting(0, "training processes; 0: one per GPU, or two without a GPU")
 
@@ -90,7 +90,7 @@ def make_base(out: Path) -> None:
     from unipixel.model.tiny import TinySettings, write_tiny_base  # noqa: PLC0415  (imports the whole model stack)
 
     tenths = [format_segments([(a / 10, b / 10)]) for a in range(0, 40, 5) for b in range(a + 5, 45, 5)]
-    write_tiny_base(out, [*corpus(WORLD, 200), *tenths], TinySettings(width=128, layers=3))
+    write_tiny_base(out, [*corpus(WORLD, 200), *tenths], TinySettings(width=128, layers=3, vision_width=96))
 
 
 def write_untrained(recipe: Path, out: Path) -> None:

@@ -33,7 +33,7 @@ from unipixel.data.shards import ShardDataset, ShardWriter
 from unipixel.model.adapters import set_trainable
 from unipixel.model.build import build_model
 from unipixel.model.tiny import TinySettings, write_tiny_base
-from unipixel.sample import Example, MaskTrack, Medium, SceneObject, Turn
+from unipixel.sample import Example, MaskTrack, Medium, SceneObject, Turn, example_kind
 from unipixel.train import sft
 from unipixel.train.settings import deepspeed_config
 from unipixel.train.trainer import GroundedTrainer
@@ -41,6 +41,7 @@ from unipixel.train.trainer import GroundedTrainer
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH, HEIGHT, FRAMES = 56, 42, 6
 TINY = TinySettings(width=64, layers=2, heads=4, kv_heads=2, vision_width=32, vision_layers=2, vision_heads=2, sam_width=32, vocab=400)
+KINDS = ("image", "image_masks", "text", "video", "video_masks")
 COLOURS = {"red": (220, 40, 40), "blue": (40, 70, 220)}
 PRELOAD = ["tests.tiny_run", "deepspeed.runtime.engine", "deepspeed.runtime.zero.stage3", "deepspeed.runtime.zero.muon.muon_optimizer",
            "transformers.integrations.deepspeed", "accelerate.utils.deepspeed", "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl"]
@@ -105,16 +106,17 @@ def write_clips(folder: Path, count: int, first: int = 0) -> Path:
     return folder
 
 
-def write_all_kinds(folder: Path, count: int) -> Path:
-    """Shards of all five kinds, ``count`` groups of each."""
+def write_kinds(folder: Path, count: int, kinds: Sequence[str] = KINDS) -> Path:
+    """Shards of ``count`` media of each of the five kinds, or of some of them."""
     with ShardWriter(folder, dataset="kinds", split="train") as writer:
         for index in range(count):
             medium, frames, _ = clip(index)
-            writer.write(medium, questions(index), frames)
-            for with_mask in (False, True):
-                writer.write(*still(index, with_mask))
-            writer.write(Medium(f"text{index}", "none"), [Example(f"text{index}_q", "evidence", f"How much is {index} and 1?", answer=f"{index + 1}")],
-                         [])
+            text = Example(f"text{index}_q", "evidence", f"How much is {index} and 1?", answer=f"{index + 1}")
+            bundles = [(medium, questions(index), frames), still(index, False), still(index, True), (Medium(f"text{index}", "none"), [text], [])]
+            for medium, examples, frames in bundles:
+                wanted = [e for e in examples if example_kind(e, medium) in kinds]
+                if wanted:
+                    writer.write(medium, wanted, frames)
     return folder
 
 
@@ -129,7 +131,7 @@ class Assets:
 
 def make_assets(folder: Path) -> Assets:
     texts = [text for index in range(8) for e in questions(index) for text in (e.question, e.answer, *(t.text for t in e.turns))]
-    clips, kinds = write_clips(folder / "clips", 8), write_all_kinds(folder / "kinds", 4)
+    clips, kinds = write_clips(folder / "clips", 8), write_kinds(folder / "kinds", 4)
     return Assets(write_tiny_base(folder / "base", texts * 4, TINY), clips, kinds)
 
 

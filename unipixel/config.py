@@ -60,9 +60,9 @@ def parse(classes: Sequence[type], argv: Sequence[str] | None = None, prog: str 
             if action.dest in recipe:
                 action.required = False
         parser.set_defaults(**{k: str(v) if isinstance(v, (int, float)) and not isinstance(v, bool) else v for k, v in recipe.items()})
-    *parsed, rest, unknown = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True)
+    unknown = parser.parse_known_args(argv)[1]  # before the dataclasses are made: they may miss what the misspelt flag was meant to set
     if unknown:
         flags = [f"--{name}" for name in known]
         raise ConfigError(f"unknown flag {unknown[0]!r}{nearest(unknown[0].split('=')[0], flags)}")
-    del rest  # the namespace that holds --config
+    *parsed, _config = parser.parse_args_into_dataclasses(argv)
     return tuple(parsed)

@@ -66,7 +66,7 @@ def tokenize(rendered: template.Rendered, tokenizer, visual_tokens: int, key: st
     """Rendered dialogue -> (ids (L,), supervised (L,)), from ONE tokenisation of the whole text.
 
     Raises:
-        SampleError: a token straddles the border of a supervised span (``label_border``).
+        SampleError: a token straddles the border of a supervised span (``label_border``), or a text holds the visual placeholder.
     """
     encoded = tokenizer(rendered.text, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets = np.array(encoded["input_ids"]), np.array(encoded["offset_mapping"]).reshape(-1, 2)
@@ -80,6 +80,9 @@ def tokenize(rendered: template.Rendered, tokenizer, visual_tokens: int, key: st
             raise SampleError(f"token {token!r} crosses the border of a supervised span", reason="label_border", key=key)
         supervised |= inside & wanted
     pad = tokenizer.convert_tokens_to_ids(template.VIDEO_PAD)
+    if (ids == pad).sum() != (visual_tokens > 0):
+        raise SampleError(f"{template.VIDEO_PAD} stands {(ids == pad).sum()} times in the dialogue: it must not occur in the texts of a sample",
+                          reason="visual_placeholder", key=key)
     repeats = np.where(ids == pad, visual_tokens, 1)
     return torch.from_numpy(np.repeat(ids, repeats)), torch.from_numpy(np.repeat(supervised, repeats))
 

@@ -114,4 +114,4 @@ def _identity(batch: Batch) -> Batch:
 def _start_worker(_worker: int) -> None:
     torch.set_num_threads(1)
     # A scheduler signals all processes of a job; the training process needs data until it has saved, and then ends its workers itself.
-    #signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -57,8 +57,8 @@ class LoraSettings:
 def lora_targets(backbone: nn.Module, settings: LoraSettings, train: Sequence[str] = ()) -> list[str]:
     """Names of the linear layers of the backbone that get an adapter.
 
-    The rule leaves out layers that train in full anyway, and an output head tied to the embedding (an adapter on one side of a tie is
-    lost when it is merged).
+    In parts that train in full only attention projections get one (and keep their own weights frozen). An output head tied to the
+    embedding gets none: an adapter on one side of a tie is lost when it is merged.
 
     Raises:
         ConfigError: the rule, or one of the explicit endings, matches nothing.
@@ -71,7 +71,7 @@ def lora_targets(backbone: nn.Module, settings: LoraSettings, train: Sequence[st
                 raise ConfigError(f"lora_targets={ending!r} matched 0 of {len(linear)} linear layers{nearest(ending, _short_names(linear))}")
         return [name for name in linear if any(_ends_with(name, e) for e in endings)]
     tied = backbone.config.get_text_config().tie_word_embeddings
-    free = [name for name in linear if part_of(name + ".weight") not in train and not (tied and name == "lm_head")]
+    free = [name for name in linear if (name.endswith(_QKVO) or part_of(name + ".weight") not in train) and not (tied and name == "lm_head")]
     chosen = [name for name in free if settings.lora_layers == "linear" or name.endswith(_QKVO)]
     if settings.lora_scope != "all":
         chosen = [name for name in chosen if ("visual" in name) == (settings.lora_scope == "visual")]
@@ -130,7 +130,7 @@ def set_trainable(model: GroundedVLM, lora: LoraSettings, train: Sequence[str]) 
         config = LoraConfig(r=lora.lora_r, lora_alpha=lora.lora_alpha, lora_dropout=lora.lora_dropout, target_modules=targets, task_type="CAUSAL_LM")
         model.backbone = get_peft_model(model.backbone, config)
     for name, parameter in model.named_parameters():
-        if part_of(name) in train and not any(pattern in name for pattern in NEVER_USED):
+        if part_of(name) in train and ".base_layer." not in name and not any(pattern in name for pattern in NEVER_USED):
             parameter.requires_grad_(True)
             parameter.data = parameter.data.float()  # trained weights are float32 masters whatever the frozen ones are; autocast computes
     report = trainable_report(model, targets)

@@ -56,8 +56,8 @@ class GroundedVLM(nn.Module):
                 nn.init.zeros_(layer.bias)
         self.normalizer = Normalizer()
         self.touch_all = False
-        """Run parts that a batch does not use once on zeros, with weight 0. ZeRO-3 needs it: a trained tensor without gradient in one step
-        would be updated there with the gradient that its buffer still holds from an earlier step."""
+        """Run parts that a batch does not use once on zeros, with weight 0. ZeRO-3 and offloaded optimizers need it: a trained tensor
+        without gradient in one step would be updated with the gradient that its buffer still holds from an earlier step."""
         self._before_norm: Tensor | None = None
         self.core.model.language_model.norm.register_forward_pre_hook(self._keep_before_norm)
 
@@ -129,7 +129,8 @@ class GroundedVLM(nn.Module):
         tokens = self.seg_tokens(before.index_select(0, batch["object_rows"]))
         frames = self.normalizer.frames(batch["sam_frames"])
         masks = self.sam2(frames, tokens, batch["object_video"], num_frames, prompting=self.prompting)
-        return Grounding(logits, MaskOutput(*masks))
+        # A single image does not use SAM 2's memory.
+        return Grounding(logits, MaskOutput(*masks), 0 * self.blank_masks(before) if self.touch_all and num_frames == 1 else None)
 
     def seg_tokens(self, hidden: Tensor) -> Tensor:
         """(O, D) states that predict ``<|seg|>``, before the final norm -> (O, K, C) prompt embeddings."""

@@ -24,10 +24,11 @@ def full_state(engine, model: nn.Module, names: set[str]) -> dict[str, Tensor]:
     return {n: t for n, t in state.items() if n in names}
 
 
-def partitions_weights(trainer) -> bool:
-    """Whether this run uses ZeRO-3; known before the engine exists."""
+def keeps_gradients(trainer) -> bool:
+    """Whether the engine keeps gradient buffers from step to step (ZeRO-3, and any stage with an offloaded optimizer): a tensor without
+    gradient in one step would be updated with the gradient of an earlier one. Known before the engine exists."""
     plugin = trainer.accelerator.state.deepspeed_plugin if trainer.is_deepspeed_enabled else None
-    return plugin is not None and plugin.zero_stage == 3
+    return plugin is not None and (plugin.zero_stage == 3 or plugin.hf_ds_config.is_offload())
 
 
 @contextmanager

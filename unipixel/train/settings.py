@@ -63,6 +63,7 @@ class SFTArguments(TrainingArguments):
     per_device_train_batch_size: int = setting(1, "media per process and micro-batch, packed into one row")
     num_train_epochs: float = setting(1.0, "epochs over all groups of examples; max_steps overrides it")
     gradient_checkpointing: bool = setting(True, "recompute activations of the backbone (non-reentrant)")
+    bf16: bool | None = setting(None, "autocast to bfloat16; unset: on a GPU")
     logging_steps: float = setting(10, "log every N steps")
     save_steps: float = setting(500, "checkpoint every N steps")
     report_to: str | None = setting("tensorboard", "tensorboard or none")

@@ -66,7 +66,7 @@ class GroundedTrainer(Trainer):
         self.keep_last = False
         super().__init__(model=model, args=args, processing_class=tokenizer, callbacks=[scalars, *callbacks])
         scalars.trainer = self
-        model.touch_all = deepspeed_private.partitions_weights(self)
+        model.touch_all = deepspeed_private.keeps_gradients(self)
         self.loss_is_scaled_for_ga = True  # divided by global counts below
         check_world(args.world_size)
         self.keep_checkpoints, args.save_total_limit = args.save_total_limit, None  # rotation is ours: only after the marker is written
@@ -151,6 +151,8 @@ class GroundedTrainer(Trainer):
         if self.optimizer is None:
             kwargs = {"betas": (self.args.adam_beta1, self.args.adam_beta2), "eps": self.args.adam_epsilon}
             self.optimizer = torch.optim.AdamW(parameter_groups(self.model, self.args, self.run), **kwargs)
+            if not self.is_deepspeed_enabled:
+                self.optimizer.register_step_pre_hook(zero_missing_gradients)
         return self.optimizer
 
     # --- checkpoints -----------------------------------------------------------------------------------------------------------
@@ -217,6 +219,14 @@ class GroundedTrainer(Trainer):
         if self.is_deepspeed_enabled:
             return
         load_trained_values(self.model, resume_from_checkpoint)
+
+
+def zero_missing_gradients(optimizer: torch.optim.Optimizer, *_) -> None:
+    """As all DeepSpeed engines do: a parameter that the step did not use follows its momentum, where torch alone would leave it out."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
 
 
 def parameter_groups(model: nn.Module, args: SFTArguments, run: RunSettings) -> list[dict]:
