@@ -62,6 +62,8 @@ def _what(facts: Facts, config: SynthConfig, rng: np.random.Generator) -> Iterat
         if shapes.count(shape) == 1:
             question = (f"What colour is the {shape}?", f"Which colour does the {shape} have?")[rng.integers(2)]
             yield Draft("what", question, colour, _others(config.colours, list(COLOURS), colour, rng), life.runs, (oid,), rationale, colour)
+        if len(config.shapes) == 1:
+            continue  # nothing to tell apart
         question = (f"Which shape is {colour}?", f"What shape does the {colour} object have?")[rng.integers(2)]
         yield Draft("what", question, shape, _others(config.shapes, SHAPES, shape, rng), life.runs, (oid,),
                     f"The {colour} object is a {shape} and is visible {_seen(life)}.", shape)

@@ -20,6 +20,7 @@ from unipixel.errors import ConfigError, nearest
 
 def setting(default: Any, text: str) -> Any:
     """Dataclass field with its help text; a list default gets a factory."""
+    text = text.replace("%", "%%")  # argparse formats help texts
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata={"help": text})
     return field(default=default, metadata={"help": text})
