@@ -31,7 +31,10 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"--config {str(path)!r} is not a file")
-    values = yaml.safe_load(path.read_text()) or {}
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: a recipe is a mapping of settings, got {type(values).__name__}")
     parent = values.pop("extends", None)
@@ -45,7 +48,7 @@ def parse(classes: Sequence[type], argv: Sequence[str] | None = None, prog: str 
         ConfigError: unknown key or flag (with the nearest known names), or a value that a dataclass refuses.
     """
     argv = [part for a in (sys.argv[1:] if argv is None else argv) for part in (a.split("=", 1) if a.startswith("--config=") else [a])]
-    parser = HfArgumentParser(list(classes), prog=prog)
+    parser = HfArgumentParser(list(classes), prog=prog, allow_abbrev=False)
     parser.add_argument("--config", help="YAML recipe; flags override it")
     known = [f.name for cls in classes for f in dataclasses.fields(cls) if f.init]
     recipe = {}
@@ -60,6 +63,10 @@ def parse(classes: Sequence[type], argv: Sequence[str] | None = None, prog: str 
         for action in parser._actions:
             if action.dest in recipe:
                 action.required = False
+                value, several = recipe[action.dest], action.nargs == "+"
+                if value is not None and isinstance(value, list) != several:
+                    raise ConfigError(f"{argv[at + 1]}: {action.dest}={value!r}, but {action.dest} is "
+                                      + (f"a list: write [{value}]" if several else "a single value"))
         parser.set_defaults(**{k: str(v) if isinstance(v, (int, float)) and not isinstance(v, bool) else v for k, v in recipe.items()})
     unknown = parser.parse_known_args(argv)[1]  # before the dataclasses are made: they may miss what the misspelt flag was meant to set
     if unknown:

@@ -80,11 +80,13 @@ def test_one_process_equals_two(losses, engine):
 
 # --- half precision and offload -----------------------------------------------------------------------------------------------------
 
-def test_bf16_is_autocast_over_float32_weights(losses):
-    mine = losses("half", bf16=True, save_steps=STEPS)
+@pytest.mark.parametrize("model_dtype", ["float32", "bfloat16"])
+def test_bf16_is_autocast_over_float32_weights(losses, model_dtype):
+    """``model_dtype`` is that of the frozen backbone."""
+    mine = losses(model_dtype, bf16=True, model_dtype=model_dtype, save_steps=STEPS)
     assert all(map(math.isfinite, mine)) and mine != losses("zero2")
     assert mine == pytest.approx(losses("zero2"), rel=5e-2)
-    for folder in (losses.folder / "half", losses.folder / "half" / f"checkpoint-{STEPS}"):
+    for folder in (losses.folder / model_dtype, losses.folder / model_dtype / f"checkpoint-{STEPS}"):
         for name in ("adapter_model.safetensors", "pytorch_model.safetensors"):
             assert {tensor.dtype for tensor in load_file(folder / name).values()} == {torch.float32}
 

@@ -56,7 +56,7 @@ def refusals(tiny, tmp_path_factory) -> dict[str, tuple[int, str]]:
         "misspelt": {"learning_rat": 1e-4}, "engine": {"deepspeed": "zero22"}, "lora": {"lora_targets": "q_porj"},
         "part": {"train": ["seg", "sam2_decodr"]}, "rule": {"lora_layers": "qkv"}, "resume": {"resume": str(half)},
         "prompting": {"sam2_prompting": "frist"}, "style": {"answer_style": "word"}, "sam2": {"sam2_config": "sam2.1_hiera_xl"},
-        "pixels": {"min_pixels": 9000, "max_pixels": 784}}
+        "pixels": {"min_pixels": 9000, "max_pixels": 784}, "half": {"model_dtype": "bfloat16", "bf16": False}}
     (folder / "cases.json").write_text(json.dumps({name: base | change for name, change in cases.items()}))
     Ranks({}, folder, world=1, target=try_settings).finish()
     return json.loads((folder / "results.json").read_text())
@@ -79,6 +79,7 @@ def refusals(tiny, tmp_path_factory) -> dict[str, tuple[int, str]]:
     ("style", ["answer_style='word' must be 'letter' or 'text'"]),
     ("sam2", ["sam2 config 'sam2.1_hiera_xl' is neither one of"]),
     ("pixels", ["min_pixels=9000 and max_pixels=784"]),
+    ("half", ["model_dtype='bfloat16'", "trains only under autocast: set bf16: true"]),
 ])
 def test_refused_before_training(refusals, case, words):
     code, text = refusals[case]

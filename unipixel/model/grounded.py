@@ -133,8 +133,11 @@ class GroundedVLM(nn.Module):
         return Grounding(logits, MaskOutput(*masks), 0 * self.blank_masks(before) if self.touch_all and num_frames == 1 else None)
 
     def seg_tokens(self, hidden: Tensor) -> Tensor:
-        """(O, D) states that predict ``<|seg|>``, before the final norm -> (O, K, C) prompt embeddings."""
-        return self.seg_head(hidden).unflatten(-1, (self.hidden_tokens, self.sam2.hidden_dim))
+        """(O, D) states that predict ``<|seg|>``, before the final norm -> (O, K, C) prompt embeddings.
+
+        The states of a bfloat16 backbone are cast: without autocast (inference) the float32 head would refuse them.
+        """
+        return self.seg_head(hidden.to(self.seg_head[1].weight.dtype)).unflatten(-1, (self.hidden_tokens, self.sam2.hidden_dim))
 
     def blank_vision(self, device: torch.device) -> Tensor:
         """Scalar from the vision tower on one grey token."""

@@ -103,10 +103,19 @@ def engine_config(path: Path, *, bf16: bool) -> dict:
     """DeepSpeed settings for this model: half precision by autocast, so that SAM 2 and all trained weights stay float32.
 
     Raises:
-        ConfigError: the file switches the engine itself to bf16 or fp16. That would cast SAM 2, which fails in pure bf16; and in
-            stage 0 DeepSpeed then takes one Adam step on zero gradients first, which puts every later step off by one.
+        ConfigError: the file is damaged, brings its own optimizer, or switches the engine itself to bf16 or fp16. That would cast
+            SAM 2, which fails in pure bf16; and in stage 0 DeepSpeed then takes one Adam step on zero gradients first, which puts every
+            later step off by one.
     """
-    config = json.loads(path.read_text())
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"{path} is not a mapping of DeepSpeed settings but a {type(config).__name__}")
+    for section in ("optimizer", "scheduler"):
+        if section in config:
+            raise ConfigError(f"{path}: remove the {section} section; it would replace the recipe's, with its learning rate per part")
     for half in ("bf16", "fp16"):
         if config.get(half, {}).get("enabled") not in (None, False):
             raise ConfigError(f"{path}: {half}.enabled={config[half]['enabled']!r} casts the whole model, SAM 2 included (and makes stage 0 start "

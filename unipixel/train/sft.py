@@ -24,7 +24,7 @@ from unipixel.data.media import FrameSettings
 from unipixel.data.plan import OrderPlan
 from unipixel.data.shards import ShardDataset
 from unipixel.data.template import TemplateSettings
-from unipixel.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, UniPixelError
+from unipixel.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, ConfigError, UniPixelError
 from unipixel.model.adapters import LoraSettings, TrainableReport, set_trainable
 from unipixel.model.build import ModelSettings, build_model, checkpoint_fields
 from unipixel.model.checkpoint import load_trained_values, save_trained
@@ -80,6 +80,9 @@ def save_untrained(model_settings, lora, data, frames, text, masks, run, args) -
 
 def run_sft(model_settings, lora, data, frames, text, masks, run, args) -> int:
     """Train; returns the exit code."""
+    if model_settings.dtype == torch.bfloat16 and not (args.bf16 or "torch_autocast" in (args.deepspeed or {})):
+        raise ConfigError(f"model_dtype={model_settings.model_dtype!r} keeps the frozen backbone in bfloat16, which trains only under autocast: set "
+                          "bf16: true, or model_dtype: float32")
     set_seed(args.seed)  # before LoRA draws its weights
     out = Path(args.output_dir)
     resume = find_resume(run, out)
