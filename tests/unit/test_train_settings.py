@@ -35,7 +35,8 @@ def test_engine_from_a_file(tmp_path):
     assert engine_config(deepspeed_config(str(file)), bf16=True)["torch_autocast"] == {"enabled": True, "dtype": "bfloat16"}
 
 
-@pytest.mark.parametrize(("name", "words"), [("zero4", "nearest: 'zero"), ("ZeRO-2", "is neither a file nor one of"), ("zero2.jsn", "nearest: 'zero2'")])
+@pytest.mark.parametrize(("name", "words"), [("zero4", "nearest: 'zero"), ("ZeRO-2", "is neither a file nor one of"),
+                                            ("zero2.jsn", "nearest: 'zero2'")])
 def test_unknown_engine(name, words):
     with pytest.raises(ConfigError, match=words):
         deepspeed_config(name)
