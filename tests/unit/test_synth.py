@@ -74,7 +74,7 @@ def test_pixels_outside_the_masks_are_at_most_half_colour(clips):
         outside = ~np.any([obj.track.decode() for obj in clip.medium.objects.values()], axis=0)
         frames = clip.frames.astype(int)
         span = (frames.max(axis=-1) - frames.min(axis=-1))[outside]
-        assert span.max() <= 0.5 * (1.25 * 203 + 12) and (span > 12).mean() < 0.02
+        assert span.max() <= 0.5 * (1.25 * 203 + 12) + 1 and (span > 12).mean() < 0.02  # + 1: rounding to whole levels
 
 
 def test_masks_agree_with_supersampled_shapes(plans):

@@ -208,7 +208,24 @@ def test_why_gives_the_cause(asked):
 def test_only_the_chosen_types_are_asked():
     config = SynthConfig(question_types=["order", "count"], questions_per_clip=2, refers_per_clip=1)
     kinds = Counter(e.question_type for i in range(20) for e in plan_clip(config, "train", i).examples)
-    assert set(kinds) == {"order", "count", "refer"} and kinds["refer"] == 20
+    assert set(kinds) == {"order", "count", "refer", "caption"} and kinds["refer"] == kinds["caption"] == 20
+
+
+def test_caption_names_every_object_in_order_of_appearance():
+    for index in range(20):
+        plan = plan_clip(CONFIG, "train", index)
+        (caption,) = [e for e in plan.examples if e.task == "chat"]
+        text, lives = caption.turns[-1].text, plan.facts.lives.values()
+        assert all(f"A {life.name}" in text for life in lives)
+        starts = [life.appears_s for life in sorted(lives, key=lambda life: text.index(life.name))]
+        assert starts == sorted(starts)
+    assert not any(e.task == "chat" for e in plan_clip(SynthConfig(captions=False), "train", 0).examples)
+
+
+def test_one_shape_is_not_asked_for():
+    config = SynthConfig(shapes=["circle"], question_types=["what"])
+    questions = [e.question for i in range(30) for e in plan_clip(config, "train", i).examples if e.question_type == "what"]
+    assert questions and not any("shape" in question for question in questions)
 
 
 def test_references_point_at_the_object(plans):
@@ -308,7 +325,8 @@ def test_interval_arithmetic():
     assert union([(2.0, 3.0), (0.0, 1.0), (1.0, 1.5), (2.5, 4.0)]) == ((0.0, 1.5), (2.0, 4.0))
     assert tiou([(0, 2)], [(1, 3)]) == pytest.approx(1 / 3) and tiou([(0, 1)], [(2, 3)]) == 0
     assert tiou([(0, 1), (2, 3)], [(0, 3)]) == pytest.approx(2 / 3)
-    assert window(0.2, CONFIG) == ((0.0, 0.95),) and window(5.8, CONFIG) == ((pytest.approx(5.05), 6.0),)
+    assert window(0.25, CONFIG) == ((0.0, pytest.approx(1.0)),) and window(5.75, CONFIG) == ((pytest.approx(5.0), 6.0),)
+    assert window(1.6, SynthConfig(time_step_s=0.5, event_window_s=1.0)) == ((0.5, 2.5),)
 
 
 @pytest.mark.parametrize(("duration", "times"), [(6.0, [1, 2, 3, 4, 5]), (3.0, [0.5, 1, 1.5, 2, 2.5]), (8.0, [1, 2, 3, 4, 5, 6, 7])])

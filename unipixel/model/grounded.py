@@ -124,7 +124,7 @@ class GroundedVLM(nn.Module):
         after, before = self.hidden_states(self.embed(batch), batch["position_ids"], batch["segment_lengths"])
         logits = self.core.lm_head(after.index_select(0, batch["label_rows"])).float()
         if "sam_frames" not in batch:
-            return Grounding(logits, None, 0 * self.blank_masks(before) if self.touch_all else None)
+            return Grounding(logits, None, self.no_masks_anchor(before, logits))
         num_frames = batch["mask_targets"].shape[0]
         tokens = self.seg_tokens(before.index_select(0, batch["object_rows"]))
         frames = self.normalizer.frames(batch["sam_frames"])
@@ -138,6 +138,14 @@ class GroundedVLM(nn.Module):
         The states of a bfloat16 backbone are cast: without autocast (inference) the float32 head would refuse them.
         """
         return self.seg_head(hidden.to(self.seg_head[1].weight.dtype)).unflatten(-1, (self.hidden_tokens, self.sam2.hidden_dim))
+
+    def no_masks_anchor(self, before: Tensor, logits: Tensor) -> Tensor | None:
+        """See :attr:`touch_all`. Without it only a batch that uses no trained part at all needs an anchor, or there is no backward pass."""
+        if self.touch_all:
+            return 0 * self.blank_masks(before)
+        if torch.is_grad_enabled() and not logits.requires_grad:
+            return 0 * torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum()
+        return None
 
     def blank_vision(self, device: torch.device) -> Tensor:
         """Scalar from the vision tower on one grey token."""
