@@ -143,9 +143,8 @@ class GroundedVLM(nn.Module):
         """See :attr:`touch_all`. Without it only a batch that uses no trained part at all needs an anchor, or there is no backward pass."""
         if self.touch_all:
             return 0 * self.blank_masks(before)
-        if torch.is_grad_enabled() and not logits.requires_grad:
-            return 0 * torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum()
-        return None
+        trained = [p for p in self.parameters() if p.requires_grad] if torch.is_grad_enabled() and not logits.requires_grad else []
+        return 0 * torch.stack([p.sum() for p in trained]).sum() if trained else None
 
     def blank_vision(self, device: torch.device) -> Tensor:
         """Scalar from the vision tower on one grey token."""
