@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 from pathlib import Path
 
@@ -33,10 +33,9 @@ def test_quickstart_runs_every_stage(tmp_path, capfd):
 
 
 @pytest.mark.slow
-def test_overfit_example_on_real_clips(tmp_path, shared_data):
-    spec = importlib.util.spec_from_file_location("overfit_folder", EXAMPLES / "overfit_folder.py")
-    overfit = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(overfit)
+def test_overfit_example_on_real_clips(tmp_path, shared_data, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    overfit = importlib.import_module("overfit_folder")
     settings = overfit.OverfitSettings(data=str(shared_data / "mini_real"), out=str(tmp_path / "run"), steps=4, splits=["train"])
     results = overfit.run(settings)
     assert results["train"]["n"] == 27 and not results["train"]["missing"]
