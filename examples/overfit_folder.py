@@ -64,7 +64,8 @@ def run(settings: OverfitSettings) -> dict[str, dict]:
     recipe.write_text(yaml.safe_dump({
         **read_recipe(RECIPES / "quickstart.yaml"), "backbone": str((folder / "base").resolve()), "shards": [str(training.resolve())],
         "max_steps": settings.steps, "sam2_image_size": 128, "mask_loss_size": 32, "max_pixels": 112 * 112, "max_objects": 4,
-        "frame_sampling": "random", "mask_share": 1.0, "mask_loss_weight": 1.0, "sam2_encoder_lr": 2e-3, "sam2_decoder_lr": 2e-3,
+        "frame_sampling": "random", "mask_share": 1.0, "mask_loss_weight": 1.0, "sam2_prompting": "independent",
+        "sam2_encoder_lr": 2e-3, "sam2_decoder_lr": 2e-3,
         "examples_per_medium": 4, "per_device_train_batch_size": 1, "save_steps": max(1, settings.steps // 2)}))
     stages.run("train", lambda: train(recipe, folder / "trained", settings.processes, kill=False))
     results = {}

@@ -38,10 +38,12 @@ def see_world(argv: Sequence[str]) -> int:
     args = TrainingArguments(output_dir=argv[-1], report_to="none")
     try:
         distributed.check_world(args.world_size)
+        code = 0
     except DistributedError as error:
         print(f"world {args.world_size}: {error}")
-        return EXIT_USER_ERROR
-    return 0
+        code = EXIT_USER_ERROR
+    distributed.barrier()  # the group does exist
+    return code
 
 
 def see_our_world(argv: Sequence[str]) -> int:
