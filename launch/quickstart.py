@@ -106,12 +106,18 @@ def train(recipe: Path, out: Path, processes: int, kill: bool) -> None:
     command = [sys.executable, "-m", "launch.cli", "train", "sft", "--nproc", str(processes), "--config", str(recipe), "--output_dir", str(out)]
     if kill and not checkpoints.checkpoints(out):
         kill_after_checkpoint(command, out)
-    check(subprocess.run(command, check=False).returncode, "training")
+    check(subprocess.run(command, check=False, env=own_environment()).returncode, "training")
+
+
+def own_environment() -> dict[str, str]:
+    """This process's environment without the variables of a launcher: the training starts its own processes."""
+    launcher = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    return {name: value for name, value in os.environ.items() if name not in launcher}
 
 
 def kill_after_checkpoint(command: list[str], out: Path) -> None:
     """Start ``command`` and SIGKILL it and all its workers once a checkpoint is complete."""
-    process = subprocess.Popen(command, start_new_session=True)
+    process = subprocess.Popen(command, start_new_session=True, env=own_environment())
     try:
         while process.poll() is None and checkpoints.newest_complete(out)[0] is None:
             time.sleep(0.2)

@@ -58,8 +58,9 @@ def see_our_world(argv: Sequence[str]) -> int:
 @ON_CPU
 def test_t1_arguments_without_use_cpu_are_refused(tmp_path):
     run = Ranks({}, tmp_path / "theirs", target=see_world)
-    assert run.wait() == [EXIT_USER_ERROR] * 2, run.logs()
-    assert "world 1: the launcher started 2 processes but the trainer sees 1" in run.log(1)
+    codes = run.wait()  # the first rank to refuse may take the store down before the other one has connected
+    assert EXIT_USER_ERROR in codes and 0 not in codes, run.logs()
+    assert "world 1: the launcher started 2 processes but the trainer sees 1" in run.log(codes.index(EXIT_USER_ERROR))
 
 
 def test_t1_our_arguments_see_every_rank(tmp_path):
