@@ -40,7 +40,7 @@ class GroundTruth:
         options: candidate answers; empty for an open question.
         segments: seconds; ``None`` when time was not annotated, ``()`` when there is no evidence in time.
         size: (H, W) of the masks in pixels, ``None`` without masks.
-        evidence: frame position -> union of the evidence objects, as (H, W) bool or as compressed COCO counts (``0``: not visible).
+        evidence: frame position -> union of the evidence objects, as (H, W) bool or as compressed COCO counts (``""``: not visible).
         unlisted_frames: what a frame absent from ``evidence`` is: not annotated and never scored, or known to be empty.
         duration_s: length of the medium; 0 when unknown.
     """

@@ -14,7 +14,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -23,16 +23,18 @@ from unipixel.errors import SampleError
 
 SCHEMA = "unipixel/1"
 Segment = tuple[float, float]
-Entry = str | int | None
-"""One mask: compressed COCO ``counts``, ``0`` (annotated, object not visible) or ``None`` (frame not annotated)."""
-EMPTY = 0
+Entry = str | None
+"""One mask: compressed COCO ``counts``, ``""`` (annotated, object not visible) or ``None`` (frame not annotated)."""
+EMPTY = ""
 MediumKind = Literal["none", "image", "frames"]
-Task = Literal["evidence", "refer", "chat"]
+Task = Literal["evidence", "refer", "locate", "chat"]
+Form = Literal["query", "sentence", "explanatory", "question", "description"]
+VisualPrompt = Literal["none", "mask", "point", "box", "point_or_box"]
 FAILURE_MODES = ("spatial", "temporal", "cross_frame", "correctness", "evidence", "other")
 
 
 def encode_mask(mask: np.ndarray) -> Entry:
-    """(H, W) bool or uint8 -> entry: ``0`` when nothing is set, else compressed COCO counts."""
+    """(H, W) bool or uint8 -> entry: ``""`` when nothing is set, else compressed COCO counts."""
     mask = np.asarray(mask)
     if not mask.any():
         return EMPTY
@@ -167,6 +169,14 @@ class PreferencePair:
 
 
 @dataclass(frozen=True)
+class Region:
+    """An object that the question points at: the texts mention it as ``[label]``, the model gets it as ``Example.visual_prompt`` says."""
+
+    label: str
+    oid: str
+
+
+@dataclass(frozen=True)
 class Turn:
     role: Literal["user", "assistant"]
     text: str
@@ -177,11 +187,17 @@ class Example:
     """One question about a medium.
 
     Attributes:
-        task: ``evidence`` (question -> answer + segments + masks), ``refer`` (expression -> mask) or ``chat`` (free turns).
+        task: ``evidence`` (question -> answer + segments + masks), ``refer`` (expression -> mask), ``locate`` (question with pointed-at
+            regions -> the mask of each) or ``chat`` (free turns, possibly about pointed-at regions).
+        form: how ``question`` of a ``refer`` example is worded: a noun phrase (``query``), a whole sentence, a sentence whose reply also
+            explains (``explanatory``, explanation in ``answer``), a question with its ``answer``, or a description of the object.
         options: candidate answers; empty for an open question. ``answer`` must be one of them when they exist.
         segments: time evidence in seconds; ``None`` when it was not annotated, ``()`` when annotated as absent.
         targets: one inner tuple of object ids per mask the reply must draw; inside, the union is meant.
         turns: the dialogue of a ``chat`` example; empty otherwise.
+        regions: objects mentioned in the texts as ``[label]``, in the order of their first mention.
+        visual_prompt: how ``regions`` are shown to the model: their ``mask`` features, a ``point``, a ``box``, or one of the last two drawn
+            per visit; ``none`` when there are no regions.
     """
 
     example_id: str
@@ -196,11 +212,29 @@ class Example:
     turns: tuple[Turn, ...] = ()
     pairs: tuple[PreferencePair, ...] = ()
     source: Mapping[str, Any] = field(default_factory=dict)
+    form: Form = "query"
+    regions: tuple[Region, ...] = ()
+    visual_prompt: VisualPrompt = "none"
 
     def __post_init__(self):
         def bad(message: str, reason: str):
             raise SampleError(message, reason=reason, key=self.example_id)
 
+        if self.visual_prompt not in get_args(VisualPrompt) or (self.visual_prompt == "none") != (not self.regions):
+            bad(f"visual_prompt={self.visual_prompt!r} with {len(self.regions)} regions: regions need one of "
+                f"{get_args(VisualPrompt)[1:]}, and without them it must be 'none'", "visual_prompt")
+        if len({r.label for r in self.regions}) != len(self.regions):
+            bad(f"region labels repeat: {[r.label for r in self.regions]}", "region_labels")
+        texts = " ".join([self.question, *(turn.text for turn in self.turns)])
+        unmentioned = [r.label for r in self.regions if f"[{r.label}]" not in texts]
+        if unmentioned:
+            bad(f"regions {unmentioned} are not mentioned as [label] in the texts", "region_labels")
+        if self.form not in get_args(Form) or (self.form != "query" and self.task != "refer"):
+            bad(f"form={self.form!r} of task {self.task!r}: only 'refer' has one of {get_args(Form)}", "form")
+        if self.form in ("explanatory", "question") and not self.answer.strip():
+            bad(f"form {self.form!r} needs an answer", "empty_answer")
+        if self.task == "locate" and (not self.regions or len(self.targets) != len(self.regions)):
+            bad(f"task 'locate' needs one target per region, got {len(self.targets)} for {len(self.regions)}", "targets")
         if self.task == "chat":
             if len(self.turns) < 2 or self.turns[-1].role != "assistant":
                 bad("a chat needs at least a user turn and a closing assistant turn", "turns")
@@ -239,15 +273,19 @@ class Sample:
 
     @property
     def kind(self) -> str:
-        """Modality group; a training step holds one kind: ``text``, ``image``, ``image_masks``, ``video``, ``video_masks``."""
+        """Modality group, see :func:`example_kind`."""
         return example_kind(self.examples[0], self.medium)
 
 
 def example_kind(example: Example, medium: Medium) -> str:
+    """Modality group; an optimizer step holds one kind. ``text``, or ``image``/``video`` with ``_regions`` (masks as input), ``_prompts``
+    (points or boxes as input) and then ``_masks`` (masks as output) appended as far as they apply.
+    """
     if medium.kind == "none":
         return "text"
     base = "image" if medium.kind == "image" else "video"
-    return f"{base}_masks" if example.targets else base
+    shown = {"none": "", "mask": "_regions"}.get(example.visual_prompt, "_prompts")
+    return base + shown + ("_masks" if example.targets else "")
 
 
 def validate_example(example: Example, medium: Medium) -> None:
@@ -255,6 +293,10 @@ def validate_example(example: Example, medium: Medium) -> None:
     for oid in (oid for target in example.targets for oid in target):
         if oid not in medium.objects:
             raise SampleError(f"evidence object {oid!r} is not among {sorted(medium.objects)}", reason="unknown_object", key=example.example_id)
+    for region in example.regions:
+        if region.oid not in medium.objects or not medium.objects[region.oid].track.visible.any():
+            raise SampleError(f"region [{region.label}] is object {region.oid!r}, which is visible in no annotated frame",
+                              reason="empty_region", key=example.example_id)
     for target in example.targets:
         if target and not any(medium.objects[oid].track.annotated.any() for oid in target):
             raise SampleError(f"evidence objects {list(target)} have no annotated frame", reason="no_masks", key=example.example_id)
@@ -298,7 +340,7 @@ def _pair(raw: Mapping) -> PreferencePair:
 def example_from_json(raw: Mapping) -> Example:
     return Example(**{**raw, "options": tuple(raw["options"]), "segments": _segments(raw["segments"]),
                       "targets": tuple(tuple(t) for t in raw["targets"]), "turns": tuple(Turn(**t) for t in raw["turns"]),
-                      "pairs": tuple(_pair(p) for p in raw["pairs"])})
+                      "pairs": tuple(_pair(p) for p in raw["pairs"]), "regions": tuple(Region(**r) for r in raw.get("regions", ()))})
 
 
 def medium_from_json(raw: Mapping, tracks: Mapping) -> Medium:

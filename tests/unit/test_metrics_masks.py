@@ -110,8 +110,8 @@ def test_empty_and_full():
     assert jf(half, empty) == (0, 0) == jf(empty, half)
     assert jf(full, empty) == (0, 1), "a mask that fills the frame has no boundary, as in the official code"
     assert jf(half, ~half) == (0, 1)
-    assert jf_rle(0, 0, (30, 40)) == (1, 1)
-    assert jf_rle(0, encode([half])[0], (30, 40)) == (0, 0)
+    assert jf_rle("", "", (30, 40)) == (1, 1)
+    assert jf_rle("", encode([half])[0], (30, 40)) == (0, 0)
 
 
 def test_frames_do_not_disturb_each_other():
@@ -156,15 +156,15 @@ def test_wrong_input_is_named():
     with pytest.raises(ValueError, match="bound_th=-1"):
         jf(mask, mask, -1)
     with pytest.raises(ValueError, match="2 predicted and 1 true"):
-        jf_sequence_rle([0, 0], [0], (4, 5))
+        jf_sequence_rle(["", ""], [""], (4, 5))
     with pytest.raises(DataError, match="another size"):
-        jf_rle(encode([~mask])[0], 0, (5, 5))
+        jf_rle(encode([~mask])[0], "", (5, 5))
     with pytest.raises(DataError, match="never do"):
-        jf_rle("5 5", 0, (4, 5))
+        jf_rle("5 5", "", (4, 5))
     with pytest.raises(DataError, match="cut off"):
         parse_runs(["d"], (4, 5))
     with pytest.raises(DataError, match="mask entry 3"):
-        jf_rle(3, 0, (4, 5))
+        jf_rle(3, "", (4, 5))
 
 
 def test_decode_equals_pycocotools():

@@ -64,8 +64,8 @@ def test_a_run_goes_on_after_a_torn_line(tmp_path, sample):
     ({"schema": "other/1"}, "schema='other/1'"), ({"status": "OK"}, "status='OK'"), ({"segments": [[2, 1]]}, r"segments="),
     ({"segments": [1, 2]}, "segments="), ({"answer": 3}, "answer='3'"), ({"example_id": ""}, "example_id=''"),
     ({"seconds": -1}, "seconds='-1'"),
-    ({"masks": [{"0": 1}]}, "counts or 0"), ({"masks": [{"0": False}]}, "counts or 0"), ({"masks": [{"-1": 0}]}, "frame positions"),
-    ({"masks": [{"2": 0}], "frame_times": [0, 1]}, "below 2"), ({"masks": [{"0": "aa"}], "size": None}, "size='None'"),
+    ({"masks": [{"0": 1}]}, "counts or an empty"), ({"masks": [{"0": False}]}, "counts or an empty"), ({"masks": [{"-1": ""}]}, "frame positions"),
+    ({"masks": [{"2": ""}], "frame_times": [0, 1]}, "below 2"), ({"masks": [{"0": "aa"}], "size": None}, "size='None'"),
     ({"size": [3]}, "size="),
     ({"masks": {}}, "masks="), ({"extra": 1}, "unknown fields"), ({"frame_times": ["0"]}, "frame_times="),
 ])

@@ -4,7 +4,7 @@ Owns the record, its strict reader and its resumable writer, and the reading of 
 nothing of ground truth. A record is never dropped: what went wrong is its ``status``, and a damaged file is an error with a line number.
 
 Format (JSON Lines, schema ``unipixel-prediction/1``): the fields of :class:`Prediction`, ``masks`` as one object per predicted mask
-track with frame positions as keys and compressed COCO counts or ``0`` (empty) as values.
+track with frame positions as keys and compressed COCO counts or ``""`` (empty) as values.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from PIL import Image
 
 from unipixel.errors import DataError, nearest
 from unipixel.metrics import normalise_segments, parse_reply
-from unipixel.sample import EMPTY, Entry, Segment, encode_mask
+from unipixel.sample import Entry, Segment, encode_mask
 
 SCHEMA = "unipixel-prediction/1"
 SCORED_STATUSES = ("ok", "no_mask")
@@ -41,7 +41,7 @@ class Prediction:
         reply: the raw text; ``answer`` and ``segments`` (seconds) are what was parsed from it, ``None`` when it held none.
         size: (H, W) of the masks in pixels; ``None`` without masks.
         frame_times: seconds of the frames that the mask positions count; empty when they count the frames of the medium.
-        masks: one mapping per predicted mask track, frame position -> compressed COCO counts or ``0``.
+        masks: one mapping per predicted mask track, frame position -> compressed COCO counts or ``""``.
         seconds: time the model took.
         problems: what was wrong with the form of the reply; found on reading, not stored.
     """
@@ -108,8 +108,7 @@ def from_record(raw: Any) -> Prediction:
     for track in raw["masks"]:
         for frame, entry in track.items():
             check("masks", frame.isdecimal() and int(frame) < n_frames, f"keyed by frame positions below {n_frames}, not {frame!r}")
-            check("masks", (isinstance(entry, str) and entry != "") or (entry == EMPTY and not isinstance(entry, bool)),
-                  "counts or 0 per frame")
+            check("masks", isinstance(entry, str), "counts or an empty string per frame")
     return Prediction(
         **{name: raw[name] for name in ("example_id", "medium_id", "status", "reply", "answer", "error")}, seconds=float(raw["seconds"]),
         segments=None if segments is None else tuple((float(start), float(end)) for start, end in segments),

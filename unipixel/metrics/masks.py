@@ -41,7 +41,7 @@ def jf(pred: np.ndarray, gt: np.ndarray, bound_th: float = 0.008, void: np.ndarr
 
 def jf_rle(pred_counts: Counts, gt_counts: Counts, size: tuple[int, int], bound_th: float = 0.008,
            void_counts: Counts | None = None) -> tuple[float, float]:
-    """J and F of one frame from compressed COCO counts (``0``: empty) of masks of ``size`` (height, width)."""
+    """J and F of one frame from compressed COCO counts (``""``: empty) of masks of ``size`` (height, width)."""
     js, fs = jf_sequence_rle([pred_counts], [gt_counts], size, bound_th, None if void_counts is None else [void_counts])
     return float(js[0]), float(fs[0])
 
@@ -67,7 +67,7 @@ def jf_sequence(pred: np.ndarray, gt: np.ndarray, bound_th: float = 0.008,
 
 def jf_sequence_rle(pred_counts: Sequence[Counts], gt_counts: Sequence[Counts], size: tuple[int, int], bound_th: float = 0.008,
                     void_counts: Sequence[Counts] | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """J and F of every frame from compressed COCO counts (``0``: empty), one per frame and side. Returns two (T,) float64 arrays.
+    """J and F of every frame from compressed COCO counts (``""``: empty), one per frame and side. Returns two (T,) float64 arrays.
 
     Masks are not expanded: runs go straight into the planes. With void pixels they are decoded.
     """

@@ -11,9 +11,9 @@ import numpy as np
 
 from unipixel.errors import DataError
 
-Counts = str | bytes | int
-"""Compressed COCO ``counts``, or ``0`` for an empty mask."""
-EMPTY = 0
+Counts = str | bytes
+"""Compressed COCO ``counts``; an empty string is an empty mask."""
+EMPTY = ""
 _FIRST = np.uint8(ord("0"))
 
 
@@ -39,9 +39,7 @@ def _raw(counts: Counts) -> bytes:
         return counts.encode("ascii")
     if isinstance(counts, bytes):
         return counts
-    if counts != EMPTY:
-        raise DataError(f"mask entry {counts!r}: write 0 for an empty mask, or the compressed COCO counts")
-    return b""
+    raise DataError(f"mask entry {counts!r}: write an empty string for an empty mask, or the compressed COCO counts")
 
 
 def _read_numbers(strings: list[bytes]) -> list[np.ndarray]:

@@ -37,7 +37,8 @@ from unipixel.train.callbacks import Scalars
 from unipixel.train.settings import RunSettings, SFTArguments
 
 PLAN_FILE, SKIPPED_FILE = "data_order.json", "skipped.jsonl"
-KINDS = ("text", "image", "image_masks", "video", "video_masks", "preference")
+KINDS = ("text", "preference",
+         *(base + shown + drawn for base in ("image", "video") for shown in ("", "_regions", "_prompts") for drawn in ("", "_masks")))
 
 
 class StepCounts(dict):
