@@ -123,7 +123,7 @@ def test_png_masks(tmp_path):
     mask = discs(1)[0]
     write_masks(tmp_path / "grey", {7: mask, 8: mask & False})
     size, entries = pred_file.read_png_masks(tmp_path / "grey")
-    assert size == mask.shape and entries == {7: encode_mask(mask), 8: 0}
+    assert size == mask.shape and entries == {7: encode_mask(mask), 8: ""}
     labels = Image.fromarray(mask.astype(np.uint8) * 3)
     labels.putpalette([0] * 768)
     (tmp_path / "others").mkdir()
