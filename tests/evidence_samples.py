@@ -9,9 +9,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from benchmarks.st_evidence import evidence_union
+from unipixel.data.targets import dense_targets, mask_runs
 from unipixel.infer.predictions import Prediction
 from unipixel.sample import Example, MaskTrack, Medium, Sample, SceneObject, decode_entry, encode_mask
 
@@ -25,7 +27,7 @@ def real_samples(mini_real: Path) -> list[Sample]:
         times = tuple(t / masks["fps"] for t in range(masks["num_frames"]))
         objects = {}
         for number, raw in enumerate(masks["objects"]):
-            entries = [raw["rles"].get(str(t), 0) if t in raw["annotated_frames"] else None for t in range(len(times))]
+            entries = [raw["rles"].get(str(t), "") if t in raw["annotated_frames"] else None for t in range(len(times))]
             objects[f"o{number}"] = SceneObject(f"o{number}", raw["ref_expression"], MaskTrack(tuple(masks["size"]), tuple(entries)))
         height, width = masks["size"]
         medium = Medium(row["video_id"], "frames", width, height, times, len(times) / masks["fps"], objects)
@@ -81,3 +83,10 @@ def write_masks(folder: Path, masks: dict[int, np.ndarray]) -> None:
 def _rows(path: Path) -> list[dict[str, str]]:
     with open(path, encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def painted(dialogue, medium, size: int) -> torch.Tensor:
+    """(O, T, size, size) bool targets of one encoded dialogue of ``medium``."""
+    objects, frames = dialogue.annotated.shape
+    runs = mask_runs({t * objects + o: counts for (o, t), counts in dialogue.masks.items()}, medium.size)
+    return dense_targets([runs], (frames, objects), size).transpose(0, 1)

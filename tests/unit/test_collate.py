@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.evidence_samples import painted
 from tests.tiny_run import tiny_parts
 from unipixel.data.collate import collate
+from unipixel.data.targets import batch_targets
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +54,10 @@ def test_object_rows_predict_seg_tokens(media):
     assert (batch["input_ids"][0][batch["object_rows"] + 1] == seg).all()
     assert len(batch["object_rows"]) == int((batch["input_ids"] == seg).sum()) == 4
     assert batch["object_video"].tolist() == [0, 0, 1, 1]
-    assert batch["mask_targets"].shape == (3, 4, 64, 64) and batch["mask_valid"].shape == (3, 4)
-    for o, dialogue in enumerate(d for m in encoded for d in m.dialogues):
-        assert batch["mask_targets"][:, o].equal(dialogue.masks[0]) and batch["mask_valid"][:, o].equal(dialogue.annotated[0])
+    targets = batch_targets(batch)
+    assert targets.shape == (3, 4, 64, 64) and batch["mask_valid"].shape == (3, 4)
+    for o, (medium, dialogue) in enumerate((m, d) for m in encoded for d in m.dialogues):
+        assert targets[:, o].equal(painted(dialogue, medium, 64)[0]) and batch["mask_valid"][:, o].equal(dialogue.annotated[0])
     assert batch["sam_frames"].equal(torch.cat([m.frames for m in encoded]))
 
 
@@ -72,7 +75,7 @@ def test_visual_rows_and_features(media):
 def test_kind_decides_about_masks(media):
     _, encoded, chat = media
     batch = collate([chat, encoded[0]], "video")
-    assert not {"sam_frames", "object_rows", "mask_targets", "mask_valid", "object_video"} & set(batch)
+    assert not {"sam_frames", "object_rows", "mask_runs", "mask_valid", "object_video"} & set(batch)
     assert batch["visual_index"].max() == 2 * chat.visual_tokens - 1
 
 

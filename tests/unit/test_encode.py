@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from tests.evidence_samples import painted
 from tests.tiny_run import HEIGHT, WIDTH, clip, questions, still, tiny_parts
-from unipixel.data.encode import SampleEncoder, resize_mask, tokenize
+from unipixel.data.encode import SampleEncoder, tokenize
 from unipixel.data.media import FrameSettings
+from unipixel.data.targets import resize_masks
 from unipixel.data.template import Rendered, TemplateSettings
 from unipixel.errors import SampleError
 from unipixel.sample import Example, MaskTrack, Medium, Sample, SceneObject, Turn
@@ -148,13 +150,13 @@ def test_an_image_is_one_frame(make):
     medium, examples, frames = still(0, with_mask=True)
     encoded = make()(Sample("k", medium, tuple(examples), frames))
     assert encoded.frames.shape == (1, 3, 64, 64) and encoded.grid == (1, 4, 4)
-    assert encoded.dialogues[0].masks.shape == (1, 1, 64, 64) and encoded.dialogues[0].annotated.all()
+    assert list(encoded.dialogues[0].masks) == [(0, 0)] and encoded.dialogues[0].annotated.all()
 
 
 def test_no_frames_for_sam2_without_masks(make):
     assert make()(sample(0, questions(0)[2:])).frames is None
     encoded = make()(sample(0), with_masks=False)
-    assert encoded.frames is None and encoded.dialogues[0].masks.numel() == 0
+    assert encoded.frames is None and not encoded.dialogues[0].masks
 
 
 def test_draws_depend_on_seed_key_and_epoch_only(make):
@@ -174,25 +176,28 @@ def test_draws_depend_on_seed_key_and_epoch_only(make):
 # --- masks ------------------------------------------------------------------------------------------------------------------------------
 
 def half_resized(masks: np.ndarray, t: int) -> torch.Tensor:
-    return resize_mask(torch.from_numpy(masks[t]), 64)
+    return resize_masks(torch.from_numpy(masks[t])[None], 64)[0]
 
 
 def test_targets_are_masks_of_the_chosen_frames(make):
     """Frames 0, 2, 3, 5: the blue box is annotated on 0 and 2 only, the red one on all."""
     masks = clip(0)[2]
-    red, blue = make()(sample(0, questions(0)[:2])).dialogues
+    encoded = make()(sample(0, questions(0)[:2]))
+    red, blue = encoded.dialogues
     assert red.annotated.tolist() == [[True] * 4] and blue.annotated.tolist() == [[True, True, False, False]]
     for t, position in enumerate((0, 2, 3, 5)):
-        assert red.masks[0, t].equal(half_resized(masks["red"], position))
-    assert blue.masks[0, 1].equal(half_resized(masks["blue"], 2)) and not blue.masks[0, 2:].any()
+        assert painted(red, encoded, 64)[0, t].equal(half_resized(masks["red"], position))
+    of_blue = painted(blue, encoded, 64)[0]
+    assert of_blue[1].equal(half_resized(masks["blue"], 2)) and not of_blue[2:].any()
 
 
 def test_unions_need_every_object_annotated(make):
     masks = clip(0)[2]
     both = Example("e", "evidence", "Which?", answer="Both", targets=(("red", "blue"),))
-    (dialogue,) = make()(sample(0, [both])).dialogues
+    encoded = make()(sample(0, [both]))
+    (dialogue,) = encoded.dialogues
     assert dialogue.annotated.tolist() == [[True, True, False, False]]
-    assert dialogue.masks[0, 0].equal(half_resized(masks["red"] | masks["blue"], 0))
+    assert painted(dialogue, encoded, 64)[0, 0].equal(half_resized(masks["red"] | masks["blue"], 0))
 
 
 def test_not_visible_is_a_target_too(make):
@@ -201,23 +206,24 @@ def test_not_visible_is_a_target_too(make):
     track = MaskTrack.from_masks(masks["blue"])
     medium = Medium("m", "frames", WIDTH, HEIGHT, medium.frame_times, 3.0, {"blue": SceneObject("blue", "the box", track)})
     example = Example("e", "evidence", "Where?", answer="There", targets=(("blue",), ()))
-    (dialogue,) = make()(Sample("k", medium, (example,), frames)).dialogues
-    assert dialogue.annotated.all() and dialogue.masks.flatten(2).any(-1).tolist() == [[True, True, True, False], [False] * 4]
+    encoded = make()(Sample("k", medium, (example,), frames))
+    (dialogue,) = encoded.dialogues
+    assert dialogue.annotated.all() and painted(dialogue, encoded, 64).flatten(2).any(-1).tolist() == [[True, True, True, False], [False] * 4]
 
 
 @pytest.mark.parametrize(("shape", "size"), [((480, 640), 16), ((100, 3000), 32), ((42, 56), 64)])
 def test_tiny_masks_keep_a_pixel(shape, size):
     mask = torch.zeros(shape, dtype=torch.bool)
     mask[shape[0] // 3, shape[1] // 3] = True
-    small = resize_mask(mask, size)
+    small = resize_masks(mask[None], size)
     assert small.any() and small.sum() <= max(4, size * size / (shape[0] * shape[1]) * 4)
 
 
 def test_large_masks_keep_their_area():
     mask = torch.zeros(96, 128, dtype=torch.bool)
     mask[24:72, 32:96] = True
-    assert abs(resize_mask(mask, 64).float().mean() - mask.float().mean()) < 0.01
-    assert resize_mask(torch.ones(9, 7, dtype=torch.bool), 64).all()
+    assert abs(resize_masks(mask[None], 64).float().mean() - mask.float().mean()) < 0.01
+    assert resize_masks(torch.ones(1, 9, 7, dtype=torch.bool), 64).all()
 
 
 def test_max_objects_limits_the_masks_of_a_medium(make):
@@ -229,7 +235,7 @@ def test_max_objects_limits_the_masks_of_a_medium(make):
         assert sorted(counts) == [0, 1]
         kept.add(counts.index(1))
         for dialogue in dialogues:
-            assert len(dialogue.masks) == len(dialogue.annotated) == len(dialogue.seg)
+            assert len(dialogue.annotated) == len(dialogue.seg) and all(o < len(dialogue.seg) for o, _ in dialogue.masks)
         full = make()(sample(0, questions(0)[:2]), epoch).dialogues
         assert [d.ids.tolist() for d in dialogues] == [d.ids.tolist() for d in full]
     assert kept == {0, 1}
@@ -240,12 +246,13 @@ def test_masks_stay_with_their_seg_tokens_when_turns_are_shuffled(make, tokenize
     seg = tokenizer.convert_tokens_to_ids("<|seg|>")
     orders = set()
     for epoch in range(8):
-        (dialogue,) = make(max_turns=2)(sample(3, questions(3)[:2]), epoch).dialogues
+        encoded = make(max_turns=2)(sample(3, questions(3)[:2]), epoch)
+        (dialogue,) = encoded.dialogues
         assert (dialogue.ids[dialogue.seg] == seg).all() and len(dialogue.seg) == 2
         text = tokenizer.decode(dialogue.ids)
         names = ["red", "blue"] if text.index("What does the red") < text.index("segment the blue") else ["blue", "red"]
         for o, name in enumerate(names):
-            assert dialogue.masks[o, 0].equal(half_resized(masks[name], 0))
+            assert painted(dialogue, encoded, 64)[o, 0].equal(half_resized(masks[name], 0))
         orders.add(tuple(names))
     assert len(orders) == 2
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from unipixel.data.encode import EncodedMedium
+from unipixel.data.targets import mask_runs
 
 Batch = dict
 """Keys: see :func:`collate`. Tensors travel to the device, everything else is bookkeeping."""
@@ -25,12 +26,14 @@ def collate(media: Sequence[EncodedMedium], kind: str) -> Batch:
         visual_rows (Nv,) int64 positions of visual tokens, ``visual_index`` (Nv,) int64 which feature each takes;
         patches (N, 1176) uint8 and grids (videos, 3) int64, absent without vision;
         sam_frames (V * T, 3, S, S) uint8, object_rows (O,) int64 positions that predict each ``<|seg|>``, object_video (O,) int64,
-        mask_targets (T, O, S, S) bool, mask_valid (T, O) bool: present exactly when ``kind`` has masks.
+        mask_runs one ``unipixel.data.targets.MaskRuns`` per frame size, as a dict, mask_valid (T, O) bool: present exactly when ``kind``
+        has masks. ``unipixel.data.targets.batch_targets`` paints them.
         segment_lengths tuple of int: tokens per dialogue; kind, keys: bookkeeping.
     """
     with_masks = kind.endswith("_masks")
     rows, positions, label_rows, label_ids, visual_rows, visual_index = [], [], [], [], [], []
-    object_rows, object_video, targets, valid, keys = [], [], [], [], []
+    object_rows, object_video, valid, keys = [], [], [], []
+    targets: dict[tuple[int, int], dict[tuple[int, int], list[str]]] = {}  # frame size -> (frame, object of the batch) -> counts
     at = features = 0
     for video, medium in enumerate(media):
         for dialogue in medium.dialogues:
@@ -47,7 +50,8 @@ def collate(media: Sequence[EncodedMedium], kind: str) -> Batch:
                 object_rows.append(dialogue.seg - 1 + at)
                 object_video.append(torch.full_like(dialogue.seg, video))
                 if len(dialogue.seg):
-                    targets.append(dialogue.masks)
+                    before = sum(map(len, valid))
+                    targets.setdefault(medium.size, {}).update({(t, before + o): counts for (o, t), counts in dialogue.masks.items()})
                     valid.append(dialogue.annotated)
             keys.append(dialogue.key)
             at += length
@@ -59,7 +63,9 @@ def collate(media: Sequence[EncodedMedium], kind: str) -> Batch:
                   "patches": torch.cat([m.patches for m in media if m.patches is not None]),
                   "grids": torch.tensor([m.grid for m in media if m.grid is not None])}
     if with_masks:
-        frames = torch.cat([m.frames for m in media])
+        frames, annotated = torch.cat([m.frames for m in media]), torch.cat(valid)
+        runs = [mask_runs({t * len(annotated) + o: counts for (t, o), counts in masks.items()}, size, ", ".join(keys))
+                for size, masks in targets.items()]
         batch |= {"sam_frames": frames, "object_rows": torch.cat(object_rows), "object_video": torch.cat(object_video),
-                  "mask_targets": torch.cat(targets).transpose(0, 1).contiguous(), "mask_valid": torch.cat(valid).T.contiguous()}
+                  "mask_runs": [vars(r) for r in runs], "mask_valid": annotated.T.contiguous()}
     return batch

@@ -1,4 +1,4 @@
-"""One sample -> arrays: frames decoded once and resized twice, dialogue tokenised once, targets rasterised.
+"""One sample -> arrays: frames decoded once and resized twice, dialogue tokenised once, targets as run lengths.
 
 Runs in loader workers; no random state but the draw's own. What cannot be used raises :class:`SampleError`, nothing is cut or replaced.
 """
@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from unipixel.data import media, template
@@ -27,7 +26,7 @@ class EncodedDialogue:
         supervised: (L,) bool, tokens the model is trained to produce.
         positions: (4, L) int64: index inside this dialogue, then temporal, row and column rotary positions.
         seg: (O,) int64 positions of ``<|seg|>`` tokens.
-        masks: (O, T, S, S) bool targets on the SAM 2 frames.
+        masks: (object, frame) -> COCO counts whose union is the target there; pairs without an entry have an empty target.
         annotated: (O, T) bool: frames where the target is known; the others are not supervised.
         visual_start: position of the first visual token, when there are any.
     """
@@ -36,8 +35,8 @@ class EncodedDialogue:
     supervised: Tensor
     positions: Tensor
     seg: Tensor
-    masks: Tensor
     annotated: Tensor
+    masks: dict[tuple[int, int], list[str]] = field(default_factory=dict)
     key: str = ""
     visual_start: int = 0
 
@@ -49,6 +48,7 @@ class EncodedMedium:
     Attributes:
         patches: (N, 1176) uint8 and ``grid`` (t, h, w) in patches, for the language model's vision tower.
         frames: (T, 3, S, S) uint8 for SAM 2; ``None`` when no mask is wanted.
+        size: (H, W) in pixels of the stored frames, which the targets refer to.
     """
 
     key: str
@@ -56,6 +56,7 @@ class EncodedMedium:
     patches: Tensor | None = None
     grid: tuple[int, int, int] | None = None
     frames: Tensor | None = None
+    size: tuple[int, int] = (0, 0)
 
     @property
     def visual_tokens(self) -> int:
@@ -114,7 +115,7 @@ class SampleEncoder:
     def __call__(self, sample: Sample, epoch: int = 0, with_masks: bool = True) -> EncodedMedium:
         """``with_masks``: prepare the SAM 2 frames and the targets; language-only steps do without."""
         rng = media.stable_rng(self.seed, sample.key, epoch)
-        out = EncodedMedium(sample.key)
+        out = EncodedMedium(sample.key, size=(sample.medium.height, sample.medium.width))
         chosen = self.choose_frames(sample, rng)
         times = [sample.medium.frame_times[t] for t in chosen]
         if chosen:
@@ -168,12 +169,12 @@ class SampleEncoder:
             start = int((ids == self.tokenizer.convert_tokens_to_ids(template.VIDEO_PAD)).nonzero()[0])
             blocks = [VisualBlock(start, (t, h // media.MERGE, w // media.MERGE), temporal_indices(cell_times(times)))]
         positions = torch.cat([torch.arange(len(ids))[None], mrope_positions(len(ids), blocks)])
-        empty = torch.zeros(0, dtype=torch.bool)
-        return EncodedDialogue(ids, supervised, positions, (ids == self.seg_id).nonzero().flatten(), empty, empty, key, start)
+        seg = (ids == self.seg_id).nonzero().flatten()
+        return EncodedDialogue(ids, supervised, positions, seg, torch.zeros(0, 0, dtype=torch.bool), key=key, visual_start=start)
 
     def add_targets(self, dialogue: EncodedDialogue, sample: Sample, targets: list[tuple[int, int]], kept: set[tuple[int, int]],
                     chosen: list[int]) -> None:
-        """Union masks of the kept targets at the SAM 2 size; frames where any of their objects is unannotated are not supervised.
+        """Run lengths of the kept targets; frames where any of their objects is unannotated are not supervised.
 
         ``targets`` are the (example, target) pairs in the order of the dialogue's ``<|seg|>`` tokens.
         """
@@ -183,27 +184,15 @@ class SampleEncoder:
         targets = [pair for pair in targets if pair in kept]
         if not targets:
             return
-        size, total = self.sam_size, self.sam_frames(sample.medium)
-        dialogue.masks = torch.zeros(len(targets), total, size, size, dtype=torch.bool)
-        dialogue.annotated = torch.zeros(len(targets), total, dtype=torch.bool)
+        dialogue.annotated = torch.zeros(len(targets), self.sam_frames(sample.medium), dtype=torch.bool)
         for o, (i, target) in enumerate(targets):
             tracks = [sample.medium.objects[oid].track for oid in sample.examples[i].targets[target]]
             for t, position in enumerate(chosen):
                 if all(track.entries[position] is not None for track in tracks):
                     dialogue.annotated[o, t] = True
-                    visible = [track for track in tracks if track.entries[position] != EMPTY]
+                    visible = [track.entries[position] for track in tracks if track.entries[position] != EMPTY]
                     if visible:
-                        union = np.logical_or.reduce([track.decode([position])[0] for track in visible], axis=0)
-                        dialogue.masks[o, t] = resize_mask(torch.from_numpy(union), size)
-
-
-def resize_mask(mask: Tensor, size: int) -> Tensor:
-    """(H, W) bool -> (size, size) bool: bilinear with antialiasing, a pixel belongs to the mask when at least half of it does.
-
-    A mask that would vanish keeps its best pixel, so that a visible object never becomes an empty target.
-    """
-    soft = F.interpolate(mask[None, None].float(), size=(size, size), mode="bilinear", antialias=True)[0, 0]
-    return soft >= min(0.5, float(soft.max()))
+                        dialogue.masks[o, t] = visible
 
 
 def _pad_frames(frames: Tensor, total: int) -> Tensor:

@@ -125,7 +125,7 @@ class GroundedVLM(nn.Module):
         logits = self.core.lm_head(after.index_select(0, batch["label_rows"])).float()
         if "sam_frames" not in batch:
             return Grounding(logits, None, self.no_masks_anchor(before, logits))
-        num_frames = batch["mask_targets"].shape[0]
+        num_frames = batch["mask_valid"].shape[0]
         tokens = self.seg_tokens(before.index_select(0, batch["object_rows"]))
         frames = self.normalizer.frames(batch["sam_frames"])
         masks = self.sam2(frames, tokens, batch["object_video"], num_frames, prompting=self.prompting)

@@ -25,6 +25,7 @@ from transformers.trainer_pt_utils import get_parameter_names
 from unipixel.data.collate import Batch
 from unipixel.data.loader import Groups, build_loader
 from unipixel.data.plan import OrderPlan
+from unipixel.data.targets import batch_targets
 from unipixel.distributed import agree, barrier, check_world, gather_ints
 from unipixel.errors import CheckpointError, DataError
 from unipixel.model.adapters import part_of
@@ -121,7 +122,7 @@ class GroundedTrainer(Trainer):
         ranks = self.args.world_size
         losses = {"language": cross_entropy_sum(out.logits, inputs["label_ids"]) * (ranks / num_items_in_batch["labels"])}
         if out.masks is not None:
-            sums = mask_loss_sums(out.masks, inputs["mask_targets"], inputs["mask_valid"], self.mask_settings)
+            sums = mask_loss_sums(out.masks, batch_targets(inputs), inputs["mask_valid"], self.mask_settings)
             scale = self.run.mask_loss_weight * ranks / num_items_in_batch["mask_frames"]
             losses |= {name: value * scale for name, value in sums.items()}
         for name, value in losses.items():

@@ -9,6 +9,8 @@ from torch.utils.tensorboard import SummaryWriter
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
+from sam2_ext import MaskOutput
+from unipixel.data.targets import batch_targets
 from unipixel.metrics import jf_sequence
 
 
@@ -34,17 +36,17 @@ class MaskPanels(TrainerCallback):
             return
         writer = self.writer()
         scores = []
-        for o in range(min(4, batch["mask_targets"].shape[1])):
-            panel, j, f = object_panel(batch, out.masks, o)
+        targets = batch_targets(batch)
+        for o in range(min(4, targets.shape[1])):
+            panel, j, f = object_panel(batch, out.masks, targets[:, o].cpu(), o)
             scores.append((j, f))
             writer.add_image(f"masks/object_{o}", panel, state.global_step)
         writer.add_scalar("masks/J", float(np.mean([j for j, _ in scores])), state.global_step)
         writer.add_scalar("masks/F", float(np.mean([f for _, f in scores])), state.global_step)
 
 
-def object_panel(batch: dict, masks, o: int) -> tuple[torch.Tensor, float, float]:
-    """((3, 3 * S, T * S) uint8 panel, J, F) of one object; J and F are means over its annotated frames."""
-    truth = batch["mask_targets"][:, o].cpu()
+def object_panel(batch: dict, masks: MaskOutput, truth: torch.Tensor, o: int) -> tuple[torch.Tensor, float, float]:
+    """((3, 3 * S, T * S) uint8 panel, J, F) of one object with (T, S, S) bool ``truth``; means over its annotated frames."""
     frames, size = truth.shape[0], truth.shape[-1]
     logits = F.interpolate(masks.masks[:, o, None].detach().float(), size=(size, size), mode="bilinear", align_corners=False)[:, 0]
     predicted = ((logits > 0) & (masks.scores[:, o, None, None] > 0)).cpu()
