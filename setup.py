@@ -15,6 +15,7 @@ REQUIRES = [
     "transformers>=5.17",
     "tokenizers>=0.22",
     "safetensors>=0.6",
+    "huggingface_hub>=1.0",
     "peft>=0.18",
     "trl>=1.0",
     "accelerate>=1.10.1",
@@ -22,6 +23,9 @@ REQUIRES = [
     "datasets>=4.7",
     "webdataset>=1.0",
     "pyarrow>=21",
+    "fsspec>=2025.3",
+    "filelock>=3.15",
+    "tenacity>=9.0",
     "sam2>=1.1",  # install it after torch and without build isolation (docs/install.md): its own build would fetch torch a second time
     "hydra-core>=1.3.2",
     "omegaconf>=2.3",
@@ -38,8 +42,9 @@ REQUIRES = [
 ]
 EXTRAS = {
     "gpu": ["flash-attn>=2.8; platform_system == 'Linux'", "liger-kernel>=0.8", "bitsandbytes>=0.45.1"],
+    "remote": ["aiohttp>=3.10", "s3fs>=2025.3", "gcsfs>=2025.3"],  # shards over HTTP, S3, GCS
     "judge": ["openai>=1.60"],
-    "dev": ["pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.9"],
+    "dev": ["pytest>=8.3", "pytest-xdist>=3.6", "aiohttp>=3.10", "ruff>=0.9"],
 }
 
 setup(

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import yaml
 
 from benchmarks import report, score
 from data_tools.pack import main as pack
-from launch.quickstart import Stages, check, train
+from launch.quickstart import VERSIONS, Stages, check, train
 from launch.start import RECIPES
 from unipixel.config import parse, read_recipe, setting
 from unipixel.data import template
@@ -33,7 +34,7 @@ from unipixel.model.tiny import TinySettings, write_tiny_base
 class OverfitSettings:
     data: str = setting("", "folder in the ST-Evidence-Instruct layout")
     out: str = setting("work_dirs/overfit", "folder for everything that is made")
-    steps: int = setting(400, "optimizer steps")
+    steps: int = setting(500, "optimizer steps")
     processes: int = setting(2, "training processes")
     splits: list[str] = setting(["train", "test"], "splits to pack, predict and score; the first one trains")
 
@@ -65,8 +66,8 @@ def run(settings: OverfitSettings) -> dict[str, dict]:
         **read_recipe(RECIPES / "quickstart.yaml"), "backbone": str((folder / "base").resolve()), "shards": [str(training.resolve())],
         "max_steps": settings.steps, "sam2_image_size": 128, "mask_loss_size": 32, "max_pixels": 112 * 112, "max_objects": 4,
         "frame_sampling": "random", "mask_share": 1.0, "mask_loss_weight": 1.0, "sam2_prompting": "independent",
-        "sam2_encoder_lr": 2e-3, "sam2_decoder_lr": 2e-3,
-        "examples_per_medium": 4, "per_device_train_batch_size": 1, "save_steps": max(1, settings.steps // 2)}))
+        "sam2_encoder_lr": 1e-3, "sam2_decoder_lr": 1e-3, "learning_rate": 1e-3,
+        "examples_per_medium": 7, "per_device_train_batch_size": 2, "save_steps": max(1, settings.steps // 2)}))
     stages.run("train", lambda: train(recipe, folder / "trained", settings.processes, kill=False))
     results = {}
     for split, out in shards.items():
@@ -79,7 +80,10 @@ def run(settings: OverfitSettings) -> dict[str, dict]:
             predictions=str(predictions), score=str(folder / f"score_{split}.json"), shards=[str(out)], out=str(folder / f"report_{split}.html"))))
     clips = clip_scores(results[settings.splits[0]])
     print("J of each training clip's evidence masks: " + ", ".join(f"{clip} {j:.3f}" for clip, j in clips.items()))
-    (folder / "overfit.json").write_text(json.dumps({"clip_J": clips, "seconds": stages.seconds}, indent=1) + "\n")
+    headline = {split: {name: metric["value"] for name, metric in result["metrics"].items()} for split, result in results.items()}
+    (folder / "overfit.json").write_text(json.dumps({
+        "clip_J": clips, "metrics": headline, "settings": asdict(settings) | {"data": Path(settings.data).name, "out": ""},
+        "seconds": stages.seconds, "versions": {name: version(name) for name in VERSIONS}}, indent=1) + "\n")
     return results
 
 

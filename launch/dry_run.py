@@ -21,6 +21,8 @@ from launch.memory import Engine, model_bytes, state_bytes
 from sam2_ext import build_sam2
 from unipixel.config import parse
 from unipixel.data.loader import Groups
+from unipixel.data.mixture import read_mixture
+from unipixel.data.plan import OrderPlan
 from unipixel.data.media import MERGE, PATCH, TEMPORAL, FrameSettings
 from unipixel.data.shards import ShardDataset
 from unipixel.errors import ConfigError, nearest
@@ -185,7 +187,9 @@ def batch_text(run: Run) -> str:
             f"(micro-batch x accumulation x GPUs), up to {data.examples_per_medium} examples each.\n")
     if not data.shards:
         return text + "Steps: not known without --shards."
-    dataset = ShardDataset(data.shards)
-    groups = len(Groups(dataset, data.examples_per_medium))
-    return text + (f"Steps: {total_steps(args, groups):,} for {groups:,} groups ({len(dataset):,} examples), "
+    parts, missing = read_mixture(data.shards, data.data_root, skip_missing=data.skip_missing)
+    dataset = ShardDataset([part.folder for part in parts])
+    groups = OrderPlan(Groups(dataset, data.examples_per_medium, data.mask_share).sources(parts), seed=args.seed).epoch_size
+    text += f"Left out, missing: {', '.join(missing)}\n" if missing else ""
+    return text + (f"Steps: {total_steps(args, groups):,} for {groups:,g} groups per epoch ({len(dataset):,} examples), "
                    f"{'max_steps' if args.max_steps > 0 else f'{args.num_train_epochs:g} epochs'}.")

@@ -136,7 +136,7 @@ def test_unusable_samples_are_replaced_and_listed(tiny, flawed, tmp_path):
     out = Ranks(recipe(tiny, shards=[str(flawed)], max_steps=6, save_steps=3), tmp_path / "run").finish()
     lines = listed(out)
     assert {line["reason"] for line in lines} == {"unreadable_frame", "frame_size", "visual_placeholder"}
-    assert {line["rank"] for line in lines} <= {0, 1} and all(set(line) == {"key", "reason", "message", "step", "rank"} for line in lines)
+    assert {line["rank"] for line in lines} <= {0, 1} and all(set(line) == {"shard", "offset", "key", "reason", "message", "step", "rank"} for line in lines)
     assert any(line["key"].startswith("tiny-train-clip1") for line in lines)
     for rank in (0, 1):
         seen = steps(out, rank)
@@ -166,7 +166,7 @@ def test_other_data_than_the_checkpoint_was_trained_on(tiny, tmp_path):
     others = write_clips(tmp_path / "others", 2, first=50)
     run = Ranks(recipe(tiny, deepspeed="", max_steps=2, shards=[str(others)]), out, world=1)
     assert run.wait() == [EXIT_USER_ERROR], run.logs()
-    assert "the checkpoint's data order has fingerprint=" in run.log(0) and "init_from" in run.log(0)
+    assert "the checkpoint's data order belongs to other data or settings: " in run.log(0) and "init_from" in run.log(0)
 
 
 # --- a full disk --------------------------------------------------------------------------------------------------------------------------

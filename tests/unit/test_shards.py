@@ -16,10 +16,14 @@ import pytest
 import webdataset as wds
 from PIL import Image
 
-from unipixel.data import shards
-from unipixel.data.index import MANIFEST, MAX_KEY, bundle_key, index_name
+from unipixel.data import frames as frames_module
+from unipixel.data import index, shards, storage
+from unipixel.data import writer as writer_module
+from unipixel.data.frames import zip_frames
+from unipixel.data.index import MANIFEST, MAX_KEY, MEMBERS, bundle_key, index_name
 from unipixel.data.ledger import SkipLedger
-from unipixel.data.shards import MEMBERS, ShardDataset, ShardWriter
+from unipixel.data.shards import ShardDataset
+from unipixel.data.writer import ShardWriter
 from unipixel.errors import DataError, SampleError
 from unipixel.sample import Example, MaskTrack, Medium, PreferencePair, SceneObject, Turn
 
@@ -75,13 +79,15 @@ def test_samples_come_back_as_written(packed):
 
 def test_index_columns(packed):
     rows = ShardDataset(packed).rows.to_pylist()
-    assert rows[0] | {"offset": 0, "length": 0, "crc32": 0} == {
-        "key": "toy-train-~43lip~2ev0", "example_id": "Clip.v0/0", "example": 0, "kind": "video_masks", "offset": 0, "length": 0,
-        "crc32": 0, "n_frames": 5, "width": W, "height": H, "duration_s": 5 / 6, "n_objects": 1, "n_words": 9, "has_pairs": False, "shard": 0}
+    places = dict.fromkeys(("offset", "length", "crc32", "head", "tail", "crc32_ends"), 0)
+    assert rows[0] | places == places | {
+        "key": "toy-train-~43lip~2ev0", "example_id": "Clip.v0/0", "example": 0, "kind": "video_masks", "n_text_tokens": 9,
+        "n_frames": 5, "width": W, "height": H, "duration_s": 5 / 6, "n_objects": 1, "n_words": 9, "has_pairs": False, "shard": 0}
     assert (rows[5]["kind"], rows[5]["n_words"], rows[5]["has_pairs"], rows[5]["n_frames"]) == ("text", 3, True, 0)
     for row in rows:
         tar = (packed / f"shard-{row['shard']:06d}.tar").read_bytes()
-        assert zlib.crc32(tar[row["offset"]:row["offset"] + row["length"]]) == row["crc32"]
+        extent = tar[row["offset"]:row["offset"] + row["length"]]
+        assert zlib.crc32(extent) == row["crc32"] and zlib.crc32(extent[:row["head"]] + extent[row["tail"]:]) == row["crc32_ends"]
         assert tar[row["offset"]:].startswith(f"{row['key']}.meta.json".encode())
 
 
@@ -95,9 +101,61 @@ def test_plain_webdataset_reads_the_same_keys_and_bytes(packed, monkeypatch):
         assert [k for k in raw if not k.startswith("__")] == list(MEMBERS)
         sample = data.sample(i)
         assert json.loads(raw["meta.json"])["medium"]["medium_id"] == sample.medium.medium_id
-        extent = data._read(i, sample.key, "")
-        for name, (start, size) in zip(MEMBERS, shards._members(extent, sample.key, ""), strict=True):
-            assert extent[start:start + size] == raw[name]
+        extent = data.extent(i)
+        for name in MEMBERS:
+            assert raw[name] in extent
+        assert raw["frames.zip"] == zip_frames(sample.frames, "")
+
+
+def test_hugging_face_datasets_reads_the_shards(packed, tmp_path):
+    """Every member has one type in every sample, which its loader insists on."""
+    from datasets import load_dataset
+
+    loaded = load_dataset("webdataset", data_files={"train": [str(p) for p in sorted(packed.glob("*.tar"))]}, split="train",
+                          cache_dir=str(tmp_path / "cache"))
+    data = ShardDataset(packed)
+    assert loaded["__key__"][:] == list(dict.fromkeys(data.rows["key"].to_pylist()))
+    frames = [row["frames.zip"] for row in loaded]
+    assert zip_frames(data.sample(0).frames, "") == (frames[0] if isinstance(frames[0], bytes) else frames[0]["bytes"])
+
+
+@pytest.fixture
+def large(packed, monkeypatch):
+    """The same shards, every bundle too large to be read in one go; ``reads`` lists (offset, length) of what is read."""
+    monkeypatch.setattr(shards, "WHOLE", 0)
+    monkeypatch.setattr(frames_module, "GAP", 0)
+    data = ShardDataset(packed)
+    reads, read = [], data.storage.read
+    monkeypatch.setattr(data.storage, "read", lambda path, offset, length: reads.append((offset, length)) or read(path, offset, length))
+    return data, reads
+
+
+def test_large_bundles_are_read_by_frame(large):
+    data, reads = large
+    for i, (medium, example, frames) in enumerate((m, e, f) for m, examples, f in bundles() for e in examples):
+        sample = data.sample(i)
+        assert (sample.medium, sample.examples, list(sample.frames)) == (medium, (example,), frames)
+    sample = data.sample(0)
+    reads.clear()
+    assert sample.frames.read([4, 1, 2, 1]) == [bundles()[0][2][t] for t in (4, 1, 2, 1)]
+    assert len(reads) == 2, "frames 1 and 2 are neighbours"
+    assert sum(length for _, length in reads) < sum(map(len, bundles()[0][2]))
+
+
+@pytest.mark.parametrize("part", ["head", "tail", "frame"])
+def test_one_flipped_bit_is_found_by_frame_too(large, packed, part):
+    data, reads = large
+    row = data.rows.to_pylist()[6]
+    frame = len(data.sample(6).frames) and reads[-1]  # the last read was the directory
+    position = {"head": row["offset"] + 700, "tail": frame[0] + 3, "frame": row["offset"] + row["head"] + 60}[part]
+    raw = bytearray((packed / "shard-000000.tar").read_bytes())
+    raw[position] ^= 1
+    (packed / "shard-000000.tar").write_bytes(raw)
+    with pytest.raises(SampleError) as caught:
+        list(data.sample(6).frames)
+    assert caught.value.reason == "checksum" and caught.value.key == "toy-train-clip~2ev1"
+    if part == "frame":
+        assert data.sample(6).frames[1] == bundles()[2][2][1], "the other frames are still good"
 
 
 def test_packing_twice_gives_the_same_bytes(packed, tmp_path):
@@ -122,8 +180,8 @@ def test_fingerprint_follows_content_and_order_of_folders(packed, tmp_path):
 
 def test_groups_hold_one_bundle_and_one_kind(packed):
     data = ShardDataset(packed)
-    assert data.groups(2) == [(0, 2), (1, 3), (4,), (5,), (6,), (7, 9), (8, 10), (11,)]
-    assert data.groups(1) == [(i,) for i in sorted(range(12))]
+    assert list(data.groups(2)) == [(0, 2), (1, 3), (4,), (5,), (6,), (7, 9), (8, 10), (11,)]
+    assert list(data.groups(1)) == [(i,) for i in sorted(range(12))]
     sample = data.sample(0, (0, 2, 4))
     assert [e.example_id for e in sample.examples] == ["Clip.v0/0", "Clip.v0/2", "Clip.v0/4"]
     with pytest.raises(ValueError, match="row 7 belongs to another bundle"):
@@ -135,7 +193,7 @@ def test_size_limit_starts_a_new_shard(tmp_path):
         for i in range(6):
             writer.write(*clip(f"c{i}", i))
     data = ShardDataset(tmp_path)
-    assert len(data.shards) > 1 and all(p.stat().st_size <= 20_000 + 10_240 for p in data.shards)
+    assert len(data.shards) > 1 and all(os.path.getsize(p) <= 20_000 + 10_240 for p in data.shards)
     assert [data.sample(i).medium.medium_id for i in range(0, 30, 5)] == [f"c{i}" for i in range(6)]
 
 
@@ -209,6 +267,8 @@ def test_manifest_lists_what_was_skipped(tmp_path):
 def test_nothing_packed_is_an_error(tmp_path):
     with pytest.raises(DataError, match="empty dataset"), ShardWriter(tmp_path, dataset="d", split="s"):
         pass
+    with pytest.raises(DataError, match="listed more than once"):
+        ShardDataset([tmp_path, tmp_path])
     with pytest.raises(DataError, match="no dataset folder"):
         ShardDataset(tmp_path / "nowhere")
 
@@ -294,23 +354,23 @@ def test_damaged_folder_is_refused_with_a_reason(packed, how, message):
 
 
 def test_missing_member_and_foreign_schema(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "MEMBERS", MEMBERS[:2] + ("frames.tgz",))
+    monkeypatch.setattr(index, "MEMBERS", MEMBERS[:2] + ("frames.tgz",))
     with ShardWriter(tmp_path / "m", dataset="d", split="s") as writer:
         writer.write(*clip("c", 1))
-    monkeypatch.setattr(shards, "MEMBERS", MEMBERS)
+    monkeypatch.setattr(index, "MEMBERS", MEMBERS)
     with pytest.raises(SampleError) as caught:
         ShardDataset(tmp_path / "m").sample(0)
     assert caught.value.reason == "missing_member" and "d-s-c.frames.tgz" in str(caught.value)
 
-    real = shards.to_json
-    monkeypatch.setattr(shards, "to_json", lambda *a, **k: [part | {"schema": "unipixel/7"} for part in real(*a, **k)])
+    real = writer_module.to_json
+    monkeypatch.setattr(writer_module, "to_json", lambda *a, **k: [part | {"schema": "unipixel/7"} for part in real(*a, **k)])
     with ShardWriter(tmp_path / "s", dataset="d", split="s") as writer:
         writer.write(*clip("c", 1))
     with pytest.raises(SampleError) as caught:
         ShardDataset(tmp_path / "s").sample(0)
     assert caught.value.reason == "schema"
 
-    monkeypatch.setattr(shards, "to_json", lambda *a, **k: [real(*a, **k)[0] | {"medium": {"medium_id": "c"}}, real(*a, **k)[1]])
+    monkeypatch.setattr(writer_module, "to_json", lambda *a, **k: [real(*a, **k)[0] | {"medium": {"medium_id": "c"}}, real(*a, **k)[1]])
     with ShardWriter(tmp_path / "c", dataset="d", split="s") as writer:
         writer.write(*clip("c", 1))
     with pytest.raises(SampleError) as caught:
@@ -320,17 +380,17 @@ def test_missing_member_and_foreign_schema(tmp_path, monkeypatch):
 
 def _child_reads(data, i, inherited, queue):
     sample = data.sample(i)
-    queue.put((sample.medium.medium_id, sample.frames[0], [f.fileno() for f in data._files.values()], inherited))
+    queue.put((sample.medium.medium_id, sample.frames[0], list(data.storage._open.values()), inherited))
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_workers_open_their_own_files(packed, start):
     data = ShardDataset(packed)
     data.sample(0)
-    assert len(data._files) == 1 and len(pickle.loads(pickle.dumps(data))._files) == 0
+    assert len(data.storage._open) == 1 and not pickle.loads(pickle.dumps(data)).storage._open
     context = get_context(start)
     queue = context.Queue()
-    child = context.Process(target=_child_reads, args=(data, 7, [f.fileno() for f in data._files.values()], queue))
+    child = context.Process(target=_child_reads, args=(data, 7, list(data.storage._open.values()), queue))
     child.start()
     name, frame, own, inherited = queue.get(timeout=60)
     child.join()
@@ -339,11 +399,11 @@ def test_workers_open_their_own_files(packed, start):
 
 
 def test_open_files_are_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "MAX_OPEN_SHARDS", 2)
+    monkeypatch.setattr(storage, "MAX_OPEN_FILES", 2)
     with ShardWriter(tmp_path, dataset="d", split="s", max_bundles=1) as writer:
         for i in range(4):
             writer.write(*clip(f"c{i}", i, n_examples=1))
     data = ShardDataset(tmp_path)
     for i in (0, 1, 2, 3, 0):
         assert data.sample(i).medium.medium_id == f"c{i}"
-        assert len(data._files) <= 2
+        assert len(data.storage._open) <= 2

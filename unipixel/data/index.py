@@ -1,7 +1,8 @@
 """The sidecar index and the manifest of packed data: names, columns, fingerprints, and their checks.
 
 A dataset folder holds ``shard-000000.tar`` ..., one ``shard-000000.index.parquet`` beside each (one row per example), and
-``dataset.json``, which is written last: a folder without it is an interrupted pack. The tars are read by ``unipixel.data.shards``.
+``dataset.json``, which is written last: a folder without it is an interrupted pack. ``excluded.jsonl``, when present, lists samples that
+training leaves out from its next epoch on. The tars are read by ``unipixel.data.shards``.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from unipixel.data.storage import Storage, is_remote, join
 from unipixel.errors import DataError
 from unipixel.sample import SCHEMA, Example, Medium, example_kind
 
 MANIFEST = "dataset.json"
-SKIPPED = "skipped.jsonl"
+SKIPPED, EXCLUDED = "skipped.jsonl", "excluded.jsonl"
+MEMBERS = ("meta.json", "masks.json", "frames.zip")
 SHARD_PATTERN = "shard-{:06d}.tar"
 MANIFEST_FIELDS = ("schema", "name", "split", "fingerprint", "bundles", "examples", "kinds", "skipped", "notes", "shards")
 SHARD_FIELDS = ("name", "bytes", "sha256", "bundles", "examples", "index_sha256", "index_file_sha256")
@@ -36,12 +39,16 @@ COLUMNS = pa.schema([
     ("offset", pa.int64()),         # extent of the whole bundle in the tar, headers included
     ("length", pa.int64()),
     ("crc32", pa.uint32()),         # of that extent
+    ("head", pa.int32()),           # bytes of the extent before the media: headers, meta.json, masks.json
+    ("tail", pa.int64()),           # where the table of the media begins in the extent (the directory of frames.zip)
+    ("crc32_ends", pa.uint32()),    # of head and tail together: what is read when only some frames are wanted
     ("n_frames", pa.int32()),
     ("width", pa.int32()),
     ("height", pa.int32()),
     ("duration_s", pa.float64()),
     ("n_objects", pa.int32()),      # distinct evidence objects of the example
     ("n_words", pa.int32()),        # question + options + answer (all turns of a chat)
+    ("n_text_tokens", pa.int32()),  # estimate: a token per four bytes of UTF-8
     ("has_pairs", pa.bool_()),
 ])
 
@@ -67,7 +74,8 @@ def index_row(key: str, position: int, example: Example, medium: Medium) -> dict
         "key": key, "example_id": example.example_id, "example": position, "kind": example_kind(example, medium),
         "n_frames": len(medium.frame_times), "width": medium.width, "height": medium.height, "duration_s": medium.duration_s,
         "n_objects": len({oid for target in example.targets for oid in target}),
-        "n_words": sum(len(text.split()) for text in texts), "has_pairs": bool(example.pairs),
+        "n_words": sum(len(text.split()) for text in texts),
+        "n_text_tokens": -(-sum(len(text.encode()) for text in texts) // 4), "has_pairs": bool(example.pairs),
     }
 
 
@@ -103,22 +111,49 @@ def write_index(folder: Path, shard: dict[str, Any], rows: Sequence[dict[str, An
     replace_file(folder / index_name(shard["name"]), data)
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def is_dataset(folder: str | Path) -> bool:
+    """Whether a packed dataset is there; a broken one counts."""
+    return Storage().is_file(join(folder, MANIFEST))
+
+
+def read_excluded(folder: str | Path, storage: Storage | None = None) -> list[str]:
+    """Keys of the samples that are listed as excluded, in order.
+
+    Raises:
+        DataError: a line that is no JSON object with a ``key``.
+    """
+    storage, path = storage or Storage(), join(folder, EXCLUDED)
+    if not storage.is_file(path):
+        return []
+    keys = []
+    for number, line in enumerate(storage.read_all(path).decode().splitlines(), 1):
+        try:
+            keys.append(json.loads(line)["key"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(f"{path}, line {number} is not an object with a key: {line[:80]!r}") from error
+    return keys
+
+
+def read_manifest(folder: str | Path, storage: Storage | None = None) -> dict[str, Any]:
     """``dataset.json`` of a packed folder.
 
     Raises:
         DataError: the folder or the manifest is missing, unreadable, of another schema, or lists no examples.
     """
-    if not folder.is_dir():
+    storage, path = storage or Storage(), join(folder, MANIFEST)
+    if is_remote(folder):
+        if not storage.is_file(path):
+            raise DataError(f"no packed dataset at {folder}: {path} does not exist")
+    elif not Path(folder).is_dir():
         raise DataError(f"no dataset folder {folder}: pack one with `unipixel pack --source ... --input DIR --out {folder}`")
-    path = folder / MANIFEST
-    if not path.is_file():
+    elif not Path(path).is_file():
+        folder = Path(folder)
         state = "an interrupted pack" if any(folder.glob("shard-*")) else "not a packed dataset"
         nested = sorted(str(p.parent) for p in folder.glob(f"*/{MANIFEST}"))
         hint = f"name one of {nested}" if nested else f"run `unipixel pack --source ... --input DIR --out {folder}` (again)"
         raise DataError(f"{folder} has no {MANIFEST} ({state}): {hint}")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(storage.read_all(path))
     except ValueError as error:
         raise DataError(f"{path} is not JSON ({error}): pack the dataset again") from error
     schema = manifest.get("schema") if isinstance(manifest, dict) else None
@@ -129,26 +164,27 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if absent:
         raise DataError(f"{path} lacks {absent}: pack the dataset again")
     if not manifest["examples"]:
-        raise DataError(f"{path} lists no examples (empty dataset): see {folder / SKIPPED}, then pack it again")
+        raise DataError(f"{path} lists no examples (empty dataset): see {join(folder, SKIPPED)}, then pack it again")
     return manifest
 
 
-def read_index(folder: Path, shard: dict[str, Any]) -> pa.Table:
+def read_index(folder: str | Path, shard: dict[str, Any], storage: Storage | None = None) -> pa.Table:
     """Index of one shard listed in the manifest, after checking that the tar and the index are the ones that were written.
 
     Raises:
         DataError: the tar or index is missing, the tar has another size, or the index is damaged or belongs to another shard.
     """
-    again = "restore the file or pack the dataset again"
-    tar, path = folder / shard["name"], folder / index_name(shard["name"])
-    if not tar.is_file():
-        raise DataError(f"shard {tar} is listed in {MANIFEST} but missing: {again}")
-    size = tar.stat().st_size
+    again, storage = "restore the file or pack the dataset again", storage or Storage()
+    tar, path = join(folder, shard["name"]), join(folder, index_name(shard["name"]))
+    try:
+        size = storage.size(tar)
+    except FileNotFoundError:
+        raise DataError(f"shard {tar} is listed in {MANIFEST} but missing: {again}") from None
     if size != shard["bytes"]:
         raise DataError(f"shard {tar} has {size} bytes, {MANIFEST} says {shard['bytes']} (truncated or replaced): {again}")
-    if not path.is_file():
-        raise DataError(f"index {path} is missing: {again}")
-    data = path.read_bytes()
+    if not storage.is_file(path):
+        raise DataError(f"index {path} is missing: {again}, or make it anew from the tars with `unipixel index {folder}`")
+    data = storage.read_all(path)
     digest = hashlib.sha256(data).hexdigest()
     if digest != shard["index_file_sha256"]:
         raise DataError(f"index {path} has SHA-256 {digest[:16]}, {MANIFEST} says {shard['index_file_sha256'][:16]} (damaged, or the index of "

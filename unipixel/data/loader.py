@@ -1,4 +1,4 @@
-"""From shards to batches: groups of examples, the order plan, loading with counted substitutes for unusable samples.
+"""From shards to batches: groups of examples, their sources, loading with counted substitutes for unusable samples.
 
 The loader is a plain ``torch.utils.data.DataLoader`` whose items are whole micro-batches, so that the order does not depend on the
 number of workers. The plan's state travels inside each batch: what a checkpoint stores is the state of the last *consumed* batch.
@@ -7,16 +7,18 @@ number of workers. The plan's state travels inside each batch: what a checkpoint
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from unipixel.data.collate import Batch, collate
 from unipixel.data.encode import EncodedMedium, SampleEncoder
-from unipixel.data.plan import MicroBatch, OrderPlan, permutation
-from unipixel.data.shards import ShardDataset
+from unipixel.data.mixture import Part, mixture_weights
+from unipixel.data.plan import MicroBatch, OrderPlan, Source, pick
+from unipixel.data.shards import RowGroups, ShardDataset
 from unipixel.errors import DataError, SampleError
 
 MAX_ATTEMPTS = 16
@@ -25,8 +27,10 @@ MAX_ATTEMPTS = 16
 
 @dataclass(frozen=True)
 class Skip:
-    """An unusable sample: what it was, why, and where in training it was drawn."""
+    """An unusable sample: where it is stored, what was wrong, and where in training it was drawn."""
 
+    shard: str
+    offset: int
     key: str
     reason: str
     message: str
@@ -39,36 +43,73 @@ class Groups:
 
     ``mask_share`` below 1 takes a fixed, evenly spread part of the groups with masks as language-only ones: SAM 2 is the larger part of
     a step's cost, and language often needs more steps than masks do.
+
+    Attributes:
+        rows: row numbers of each group.
+        kinds: names of the kinds; ``kind_of`` (groups,) int8 gives each group's place among them, ``folder_of`` (groups,) its folder.
     """
 
     dataset: ShardDataset
     per_medium: int
     mask_share: float = 1.0
-    rows: list[tuple[int, ...]] = field(init=False)
+    rows: RowGroups = field(init=False)
     kinds: list[str] = field(init=False)
+    kind_of: np.ndarray = field(init=False)
+    folder_of: np.ndarray = field(init=False)
 
     def __post_init__(self):
         self.rows = self.dataset.groups(self.per_medium)
-        kind_of = self.dataset.rows.column("kind").to_pylist()
-        self.kinds = [kind_of[group[0]] for group in self.rows]
-        grounded = [i for i, kind in enumerate(self.kinds) if kind.endswith("_masks")]
-        for n, i in enumerate(grounded):
-            if int((n + 1) * self.mask_share) == int(n * self.mask_share):
-                self.kinds[i] = self.kinds[i].removesuffix("_masks")
+        first = self.rows.first
+        names, codes = self.dataset.kinds
+        kind_of = codes[first]
+        self.kinds = sorted({*names, *(name.removesuffix("_masks") for name in names)})
+        self.kind_of = np.array([self.kinds.index(name) for name in names], np.int8)[kind_of]
+        self.folder_of = self.dataset.folder_of[first]
+        grounded = np.flatnonzero(np.array([name.endswith("_masks") for name in names])[kind_of])
+        count = np.arange(len(grounded))
+        plain = grounded[((count + 1) * self.mask_share).astype(int) == (count * self.mask_share).astype(int)]
+        without = np.array([self.kinds.index(name.removesuffix("_masks")) for name in self.kinds], np.int8)
+        self.kind_of[plain] = without[self.kind_of[plain]]
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    def sources(self, parts: Sequence[Part] | None = None) -> list[Source]:
+        """One source per folder and kind. ``parts``: the folders' places in the mixture; default: every folder once.
+
+        Exclusions that are listed in a folder apply to every group of the excluded sample.
+        """
+        data = self.dataset
+        settings = f"{self.per_medium}/{self.mask_share}"
+        weights = mixture_weights(parts or [Part(str(path)) for path in data.paths], np.bincount(self.folder_of, minlength=len(data.paths)))
+        found = []
+        for folder, manifest in enumerate(data.manifests):
+            in_folder = self.folder_of == folder
+            for code, kind in enumerate(self.kinds):
+                members = np.flatnonzero(in_folder & (self.kind_of == code))
+                if len(members):
+                    found.append(Source(f"{manifest['name']}/{manifest['split']}", kind, members, weights[folder] * len(members),
+                                        f"{manifest['fingerprint'][:16]}/{settings}", self._excluded(folder, members)))
+        return found
+
+    def _excluded(self, folder: int, members: np.ndarray) -> np.ndarray:
+        """Positions in ``members`` of the groups of excluded samples, in the order of the list."""
+        listed = self.dataset.excluded[folder]
+        if not listed:
+            return np.zeros(0, np.int64)
+        keys = self.dataset.rows["key"].take(self.rows.first[members]).to_pylist()
+        places: dict[str, list[int]] = {}
+        for position, key in enumerate(keys):
+            places.setdefault(key, []).append(position)
+        return np.array([position for key in listed for position in places.get(key, ())], np.int64)
+
 
 class MicroBatches(Dataset):
-    """``dataset[MicroBatch] -> Batch``. An unusable sample gets a substitute of the same kind, chosen by a hash of the draw; the skip is
-    listed in the batch's ``skips``."""
+    """``dataset[MicroBatch] -> Batch``. An unusable sample gets a substitute of the same folder and kind, chosen by a hash of the draw; the
+    skip is listed in the batch's ``skips``."""
 
     def __init__(self, groups: Groups, encoder: SampleEncoder):
         self.groups, self.encoder = groups, encoder
-        self.members: dict[str, list[int]] = {}
-        for index, kind in enumerate(groups.kinds):
-            self.members.setdefault(kind, []).append(index)
 
     def __getitem__(self, request: MicroBatch) -> Batch:
         skips: list[Skip] = []
@@ -76,16 +117,18 @@ class MicroBatches(Dataset):
         return collate(media, request.kind) | {"skips": skips, "plan": request.state}
 
     def load(self, group: int, epoch: int, request: MicroBatch, skips: list[Skip]) -> EncodedMedium:
+        groups, drawn = self.groups, group
         for attempt in range(MAX_ATTEMPTS):
+            rows = groups.rows[group]
             try:
-                rows = self.groups.rows[group]
-                return self.encoder(self.groups.dataset.sample(rows[0], rows), epoch, with_masks=request.kind.endswith("_masks"))
+                return self.encoder(groups.dataset.sample(rows[0], rows), epoch, with_masks=request.kind.endswith("_masks"))
             except SampleError as error:
-                skips.append(Skip(error.key or f"group {group}", error.reason, str(error), request.step))
-                members = self.members[request.kind]
-                group = members[int(permutation(len(members), "substitute", group, epoch, attempt)[0])]
+                shard, offset, key = groups.dataset.place(rows[0])
+                skips.append(Skip(shard, offset, key, error.reason, str(error), request.step))
+                alike = np.flatnonzero((groups.kind_of == groups.kind_of[drawn]) & (groups.folder_of == groups.folder_of[drawn]))
+                group = int(alike[pick(len(alike), "substitute", drawn, epoch, attempt)])
         listed = "\n".join(f"  {s.key}: {s.message}" for s in skips[-MAX_ATTEMPTS:])
-        raise DataError(f"{MAX_ATTEMPTS} samples of kind {request.kind!r} in a row cannot be used; run `unipixel preview` on the shards:\n{listed}")
+        raise DataError(f"{MAX_ATTEMPTS} samples of kind {request.kind!r} in a row cannot be used; run `unipixel validate` on the shards:\n{listed}")
 
 
 class _PlanSampler(Sampler):

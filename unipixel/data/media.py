@@ -19,6 +19,7 @@ from torchvision.transforms.v2 import functional as TF
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from unipixel.config import setting
+from unipixel.data.frames import StoredFrames
 from unipixel.errors import ConfigError, SampleError
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -35,6 +36,8 @@ class FrameSettings:
     frame_sampling: str = setting("random", "random draws one frame per equal stretch (training), uniform spreads them from first to last")
     min_pixels: int = setting(128 * 28 * 28, "least area of a frame for the language model, in pixels; sides become multiples of 28")
     max_pixels: int = setting(256 * 28 * 28, "largest area of a frame for the language model, in pixels")
+    reference_times: bool = setting(False, "tell the language model that frames are half a second apart, whatever their times, as released UniPixel "
+                                           "weights were trained")
 
     def __post_init__(self):
         if self.frame_sampling not in ("random", "uniform"):
@@ -83,7 +86,8 @@ def decode_frame(data: bytes, key: str) -> np.ndarray:
 
 def decode_frames(frames: Sequence[bytes], positions: Sequence[int], size: tuple[int, int], key: str) -> Tensor:
     """(T, 3, H, W) uint8, channels-last in memory (what the uint8 resize is fastest on). ``size`` is the expected (H, W)."""
-    decoded = [decode_frame(frames[t], f"{key}, frame {t}") for t in positions]
+    encoded = frames.read(positions) if isinstance(frames, StoredFrames) else [frames[t] for t in positions]
+    decoded = [decode_frame(data, f"{key}, frame {t}") for t, data in zip(positions, encoded)]
     for t, frame in zip(positions, decoded):
         if frame.shape[:2] != tuple(size):
             raise SampleError(f"frame {t} is {frame.shape[1]}x{frame.shape[0]} px, listed as {size[1]}x{size[0]}", reason="frame_size", key=key)

@@ -20,7 +20,12 @@ DEEPSPEED_CONFIGS = Path(__file__).parents[2] / "deepspeed_configs"
 class DataSettings:
     """Which samples train."""
 
-    shards: list[str] = setting([], "folders written by `unipixel pack`")
+    shards: list[str] = setting([], "folders or URLs written by `unipixel pack`; FOLDER=3 is seen three times per epoch, FOLDER=10% makes a tenth of "
+                                    "all samples")
+    data_root: str = setting("", "folder or URL that relative entries of shards are taken from")
+    skip_missing: bool = setting(False, "train without the folders that do not exist, in the same proportions, instead of stopping")
+    cache_dir: str = setting("", "folder on this machine that keeps copies of remote shards; empty: read ranges over the network")
+    cache_gib: float = setting(0.0, "size of cache_dir beyond which the least recently used shards are removed; 0: no limit")
     examples_per_medium: int = setting(3, "examples of one medium trained together; they share its encoded frames")
     max_turns: int = setting(3, "examples of one medium that become the turns of one dialogue; the others get dialogues of their own")
     mask_share: float = setting(1.0, "share of the groups with masks whose masks are supervised; the others train language only")
@@ -42,9 +47,10 @@ class RunSettings:
     """How this run starts and what it writes beside checkpoints."""
 
     train: list[str] = setting(["embedding", "seg", "sam2_encoder", "sam2_decoder"], "parts trained in full beside LoRA: llm, visual, embedding, "
-                               "projector, seg, sam2_encoder, sam2_decoder")
+                               "projector, ref, ref_encoder, mem, seg, sam2_encoder, sam2_decoder")
     resume: str = setting("auto", "auto: from the newest complete checkpoint when there is one; never: from scratch; or a checkpoint folder")
-    init_from: str = setting("", "trained model whose weights this run starts from (a new run, not a resume)")
+    init_from: str = setting("", "trained models whose weights this run starts from (a new run, not a resume): folders or partial files, comma-separated; "
+                                "later ones win")
     lora_lr: float = setting(0.0, "learning rate of LoRA; 0: learning_rate")
     sam2_encoder_lr: float = setting(5e-6, "learning rate of SAM 2's image encoder")
     sam2_decoder_lr: float = setting(5e-6, "learning rate of the rest of SAM 2")

@@ -21,13 +21,15 @@ from unipixel.config import parse
 from unipixel.data.encode import SampleEncoder
 from unipixel.data.loader import Groups
 from unipixel.data.media import FrameSettings
+from unipixel.data.mixture import read_mixture
 from unipixel.data.plan import OrderPlan
 from unipixel.data.shards import ShardDataset
+from unipixel.data.storage import Storage
 from unipixel.data.template import TemplateSettings
 from unipixel.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, ConfigError, UniPixelError
 from unipixel.model.adapters import LoraSettings, TrainableReport, set_trainable
 from unipixel.model.build import ModelSettings, build_model, checkpoint_fields
-from unipixel.model.checkpoint import load_trained_values, save_trained
+from unipixel.model.checkpoint import always_written, load_trained_values, save_trained
 from unipixel.objectives.masks import MaskLossSettings
 from unipixel.train import checkpoints
 from unipixel.train.callbacks import GradientCheck, MaskPanels, Preemption, Scalars
@@ -48,7 +50,7 @@ def print_trainable(report: TrainableReport) -> None:
         print(f"LoRA in {len(report.lora_modules)} modules: {', '.join(report.lora_modules[:3])}, … {report.lora_modules[-1]}")
 
 
-def total_steps(args: SFTArguments, groups: int) -> int:
+def total_steps(args: SFTArguments, groups: float) -> int:
     """``max_steps``, or what the epochs come to with this batch."""
     if args.max_steps > 0:
         return args.max_steps
@@ -73,7 +75,7 @@ def save_untrained(model_settings, lora, data, frames, text, masks, run, args) -
     set_seed(args.seed)
     model, tokenizer = build_model(model_settings)
     set_trainable(model, lora, run.train)
-    state = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad or name.startswith("seg_head.")}
+    state = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad or always_written(name)}
     save_trained(model, state, Path(args.output_dir), checkpoint_fields(model_settings, tokenizer) | inference_fields(frames, text))
     tokenizer.save_pretrained(args.output_dir)
 
@@ -91,14 +93,15 @@ def run_sft(model_settings, lora, data, frames, text, masks, run, args) -> int:
     with whole_weights():
         model, tokenizer = build_model(model_settings)
         report = set_trainable(model, lora, run.train)
-        if run.init_from:
-            load_trained_values(model, run.init_from)
-    dataset = ShardDataset(data.shards)
+        for source in filter(None, run.init_from.split(",")):
+            load_trained_values(model, source.strip())
+    parts, missing = read_mixture(data.shards, data.data_root, skip_missing=data.skip_missing)
+    dataset = ShardDataset([part.folder for part in parts], Storage(data.cache_dir, int(data.cache_gib * 2**30)))
     groups = Groups(dataset, data.examples_per_medium, data.mask_share)
     encoder = SampleEncoder(tokenizer, frames, text, sam_size=model_settings.sam2_image_size, max_tokens=data.max_tokens,
                             max_turns=data.max_turns, max_objects=data.max_objects, seed=args.seed)
-    plan = OrderPlan(groups.kinds, seed=args.seed, fingerprint=f"{dataset.fingerprint}/{data.examples_per_medium}/{data.mask_share}")
-    args.max_steps = total_steps(args, len(groups))
+    plan = OrderPlan(groups.sources(parts), seed=args.seed)
+    args.max_steps = total_steps(args, plan.epoch_size)
 
     gradients, preemption, scalars = GradientCheck(), Preemption(), Scalars()
     callbacks = [gradients, preemption]
@@ -111,7 +114,9 @@ def run_sft(model_settings, lora, data, frames, text, masks, run, args) -> int:
         panels.trainer = trainer
     if main_process:
         print_trainable(report)
-        print(f"data: {len(dataset)} examples in {len(groups)} groups, {args.max_steps} steps of "
+        if missing:
+            print(f"data: {len(missing)} folders are missing and left out (skip_missing): {', '.join(missing)}")
+        print(f"data: {len(dataset)} examples in {len(groups)} groups, {plan.epoch_size:g} groups per epoch, {args.max_steps} steps of "
               f"{args.per_device_train_batch_size} x {args.gradient_accumulation_steps} x {args.world_size} (media x accumulation x processes)")
         print(f"attention: {model_settings.attn_implementation} ({'torch varlen flash' if torch.cuda.is_available() else 'torch SDPA per dialogue'})")
         print(f"{'resuming from ' + str(resume) if resume else 'starting from the base model'}")

@@ -29,7 +29,7 @@ from unipixel.data.targets import batch_targets
 from unipixel.distributed import agree, barrier, check_world, gather_ints
 from unipixel.errors import CheckpointError, DataError
 from unipixel.model.adapters import part_of
-from unipixel.model.checkpoint import load_trained_values, save_trained
+from unipixel.model.checkpoint import always_written, load_trained_values, save_trained
 from unipixel.model.grounded import GroundedVLM
 from unipixel.objectives.language import cross_entropy_sum
 from unipixel.objectives.masks import MaskLossSettings, mask_loss_sums
@@ -141,7 +141,7 @@ class GroundedTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the scalars of ``unipixel.train.callbacks.scalars`` to each training record."""
         if self.consumed_state:
-            self.state.epoch = sum(self.consumed_state["cursors"].values()) / len(self.groups)  # of the data; transformers counts steps
+            self.state.epoch = self.plan.epoch_of(self.consumed_state)  # of the data; transformers counts steps
         if "loss" in logs:
             logs = logs | self.scalars.collect(self.state.global_step - self.logged_step)
             self.logged_step = self.state.global_step
@@ -162,7 +162,7 @@ class GroundedTrainer(Trainer):
     def trainable_state(self) -> dict[str, Tensor]:
         """Trained tensors on the CPU, full size; under ZeRO-3 a collective that every rank must call (others get an empty dict)."""
         names = {n for n, p in self.model.named_parameters() if p.requires_grad}
-        names |= {n for n, _ in self.model.named_parameters() if n.startswith("seg_head.")}  # has no base model to come from
+        names |= {n for n, _ in self.model.named_parameters() if always_written(n)}
         engine = self.deepspeed if self.is_deepspeed_enabled else None
         return {n: t.detach().cpu().clone() for n, t in deepspeed_private.full_state(engine, self.model, names).items()}
 
@@ -190,7 +190,7 @@ class GroundedTrainer(Trainer):
             barrier()
             super()._save_checkpoint(model, trial)
             if self.args.should_save:
-                (out / PLAN_FILE).write_text(json.dumps({**self.consumed_state, "skips": self.skips}) + "\n")
+                (out / PLAN_FILE).write_text(json.dumps({"state": self.consumed_state, "skips": self.skips, "order": self.plan.describe()}) + "\n")
             barrier()
             if self.args.should_save:
                 checkpoints.mark_complete(out)
@@ -207,10 +207,10 @@ class GroundedTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
         if resume_from_checkpoint:
             stored = json.loads((Path(resume_from_checkpoint) / PLAN_FILE).read_text())
-            self.skips = stored.pop("skips")
-            self.plan.load_state(stored)
-            self.logged_step = stored["step"]
-            if stored["step"] >= self.args.max_steps:  # transformers would still take one step
+            self.skips = stored["skips"]
+            self.plan.load_state(stored["state"], stored["order"])
+            self.logged_step = stored["state"]["step"]
+            if self.logged_step >= self.args.max_steps:  # transformers would still take one step
                 load_trained_values(self.model, resume_from_checkpoint)
                 return None
         with deepspeed_private.partial_resume():

@@ -68,6 +68,8 @@ def watched_part(name: str) -> str:
 def unused_parts(kind: str) -> set[str]:
     """Parts that a step of this kind does not run."""
     unused = set() if kind.endswith("_masks") else {"seg", "sam2_encoder", "sam2_decoder"}
+    unused |= set() if "_prompts" in kind else {"ref", "ref_encoder"}
+    unused |= set() if "_regions" in kind else {"mem"}
     if kind == "text":
         unused |= {"visual", "projector", "LoRA in visual", "LoRA in projector"}
     return unused
