@@ -21,9 +21,9 @@ from launch.memory import Engine, model_bytes, state_bytes
 from sam2_ext import build_sam2
 from unipixel.config import parse
 from unipixel.data.loader import Groups
+from unipixel.data.media import MERGE, PATCH, TEMPORAL, FrameSettings
 from unipixel.data.mixture import read_mixture
 from unipixel.data.plan import OrderPlan
-from unipixel.data.media import MERGE, PATCH, TEMPORAL, FrameSettings
 from unipixel.data.shards import ShardDataset
 from unipixel.errors import ConfigError, nearest
 from unipixel.model.adapters import LoraSettings, TrainableReport, part_of, set_trainable

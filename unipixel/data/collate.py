@@ -12,6 +12,7 @@ import torch
 
 from unipixel.data.encode import EncodedMedium
 from unipixel.data.targets import mask_runs
+from unipixel.data.visual_prompts import pack_prompts
 
 Batch = dict
 """Keys: see :func:`collate`. Tensors travel to the device, everything else is bookkeeping."""
@@ -25,6 +26,7 @@ def collate(media: Sequence[EncodedMedium], kind: str) -> Batch:
         label_rows (L,) int64 positions whose hidden state predicts ``label_ids`` (L,) int64;
         visual_rows (Nv,) int64 positions of visual tokens, ``visual_index`` (Nv,) int64 which feature each takes;
         patches (N, 1176) uint8 and grids (videos, 3) int64, absent without vision;
+        ref_* and mem_*: points, boxes and regions, see ``unipixel.data.visual_prompts.pack_prompts``;
         sam_frames (V * T, 3, S, S) uint8, object_rows (O,) int64 positions that predict each ``<|seg|>``, object_video (O,) int64,
         mask_runs one ``unipixel.data.targets.MaskRuns`` per frame size, as a dict, mask_valid (T, O) bool: present exactly when ``kind``
         has masks. ``unipixel.data.targets.batch_targets`` paints them.
@@ -32,7 +34,7 @@ def collate(media: Sequence[EncodedMedium], kind: str) -> Batch:
     """
     with_masks = kind.endswith("_masks")
     rows, positions, label_rows, label_ids, visual_rows, visual_index = [], [], [], [], [], []
-    object_rows, object_video, valid, keys = [], [], [], []
+    object_rows, object_video, valid, keys, prompts = [], [], [], [], []
     targets: dict[tuple[int, int], dict[tuple[int, int], list[str]]] = {}  # frame size -> (frame, object of the batch) -> counts
     at = features = 0
     for video, medium in enumerate(media):
@@ -43,6 +45,7 @@ def collate(media: Sequence[EncodedMedium], kind: str) -> Batch:
             labelled = dialogue.supervised.nonzero().flatten()
             label_rows.append(labelled - 1 + at)
             label_ids.append(dialogue.ids[labelled])
+            prompts.append((dialogue.prompts, at, features))
             if medium.grid is not None:
                 visual_rows.append(torch.arange(medium.visual_tokens) + dialogue.visual_start + at)
                 visual_index.append(torch.arange(features, features + medium.visual_tokens))
@@ -58,6 +61,7 @@ def collate(media: Sequence[EncodedMedium], kind: str) -> Batch:
         features += medium.visual_tokens
     batch = {"kind": kind, "keys": keys, "input_ids": torch.cat(rows)[None], "position_ids": torch.cat(positions, 1)[:, None],
              "segment_lengths": tuple(len(r) for r in rows), "label_rows": torch.cat(label_rows), "label_ids": torch.cat(label_ids)}
+    batch |= pack_prompts(prompts)
     if visual_rows:
         batch |= {"visual_rows": torch.cat(visual_rows), "visual_index": torch.cat(visual_index),
                   "patches": torch.cat([m.patches for m in media if m.patches is not None]),

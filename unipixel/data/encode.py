@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from unipixel.data import media, template
-from unipixel.data.positions import VisualBlock, mrope_positions, temporal_indices
+from unipixel.data.positions import VisualBlock, mrope_positions, reference_temporal_indices, temporal_indices
+from unipixel.data.visual_prompts import VisualPrompts, visual_prompts
 from unipixel.errors import SampleError
 from unipixel.sample import EMPTY, Medium, Sample
 
@@ -29,6 +30,7 @@ class EncodedDialogue:
         masks: (object, frame) -> COCO counts whose union is the target there; pairs without an entry have an empty target.
         annotated: (O, T) bool: frames where the target is known; the others are not supervised.
         visual_start: position of the first visual token, when there are any.
+        prompts: the objects that it points at, in the order of its ``<|ref|>`` and ``<|mem|>`` tokens.
     """
 
     ids: Tensor
@@ -39,6 +41,7 @@ class EncodedDialogue:
     masks: dict[tuple[int, int], list[str]] = field(default_factory=dict)
     key: str = ""
     visual_start: int = 0
+    prompts: VisualPrompts = field(default_factory=VisualPrompts)
 
 
 @dataclass
@@ -57,6 +60,11 @@ class EncodedMedium:
     grid: tuple[int, int, int] | None = None
     frames: Tensor | None = None
     size: tuple[int, int] = (0, 0)
+
+    @property
+    def token_grid(self) -> tuple[int, int, int] | None:
+        """(t, h, w) in visual tokens."""
+        return None if self.grid is None else (self.grid[0], self.grid[1] // media.MERGE, self.grid[2] // media.MERGE)
 
     @property
     def visual_tokens(self) -> int:
@@ -110,7 +118,7 @@ class SampleEncoder:
         self.tokenizer, self.frame_settings, self.text, self.sam_size = tokenizer, frames, text, sam_size
         self.max_tokens, self.max_turns, self.max_objects = max_tokens, max_turns, max_objects
         self.seed = seed
-        self.seg_id = tokenizer.convert_tokens_to_ids(template.SEG)
+        self.seg_id, self.ref_id, self.mem_id = tokenizer.convert_tokens_to_ids([template.SEG, template.REF, template.MEM])
 
     def __call__(self, sample: Sample, epoch: int = 0, with_masks: bool = True) -> EncodedMedium:
         """``with_masks``: prepare the SAM 2 frames and the targets; language-only steps do without."""
@@ -126,7 +134,9 @@ class SampleEncoder:
             turns = order[start:start + self.max_turns].tolist()
             wordings = [int(rng.integers(1 << 30)) if self.text.paraphrase else 0 for _ in turns]
             key = ", ".join(sample.examples[i].example_id for i in turns)
-            dialogue = self.encode_dialogue(template.render(sample, self.text, turns, wordings), out, times, key)
+            drawn = [(e, media.stable_rng(self.seed, sample.dataset, e.example_id, epoch)) for e in map(sample.examples.__getitem__, turns)]
+            prompts = self.visual_prompts(drawn, sample, out, chosen)
+            dialogue = self.encode_dialogue(template.render(sample, self.text, turns, wordings, chosen), out, times, key, prompts)
             if with_masks:
                 targets = [(i, o) for i in turns for o in range(len(sample.examples[i].targets))]
                 self.add_targets(dialogue, sample, targets, kept, chosen)
@@ -140,12 +150,31 @@ class SampleEncoder:
             pairs = [pairs[n] for n in rng.permutation(len(pairs))[: self.max_objects]]
         return set(pairs)
 
+    def visual_prompts(self, examples, sample: Sample, medium: EncodedMedium, chosen: list[int]) -> VisualPrompts:
+        """What the examples of a dialogue point at; see ``unipixel.data.visual_prompts``."""
+        if medium.grid is None:
+            return VisualPrompts()
+        return visual_prompts(examples, sample.medium, chosen, medium.token_grid, self.sam_size)
+
     def choose_frames(self, sample: Sample, rng: np.random.Generator) -> list[int]:
-        """Positions of the frames to use. With random sampling, annotated frames are drawn before unannotated ones."""
+        """Positions of the frames to use. With random sampling, annotated frames are drawn before unannotated ones, and a frame gives way
+        to one that shows a region which none of them does."""
+        chosen = self.sample_frames(sample, rng)
+        regions = {region.oid for example in sample.examples for region in example.regions}
+        for oid in sorted(regions):
+            seen = sample.medium.objects[oid].track.visible
+            if not seen[chosen].any() and seen.any():
+                there = seen.nonzero()[0]
+                slot, frame = min(((i, t) for i in range(len(chosen)) for t in there), key=lambda pair: (abs(chosen[pair[0]] - pair[1]), pair))
+                chosen = sorted({*chosen[:slot], *chosen[slot + 1:], int(frame)})
+        return chosen
+
+    def sample_frames(self, sample: Sample, rng: np.random.Generator) -> list[int]:
         settings, total = self.frame_settings, len(sample.frames)
         if settings.frame_sampling == "uniform" or total <= settings.num_frames:
             return media.sample_frames(total, settings.num_frames)
-        evidence = [sample.medium.objects[oid].track.annotated for e in sample.examples for target in e.targets for oid in target]
+        evidence = [sample.medium.objects[region.oid].track.visible for e in sample.examples for region in e.regions]
+        evidence += [sample.medium.objects[oid].track.annotated for e in sample.examples for target in e.targets for oid in target]
         usable = np.logical_and.reduce(evidence) if evidence else np.ones(total, dtype=bool)
         return media.sample_frames(total, settings.num_frames, rng, preferred=usable)
 
@@ -159,18 +188,38 @@ class SampleEncoder:
         """Frames SAM 2 unrolls over: one for an image, else always ``num_frames``, so that all ranks make the same calls."""
         return 1 if medium.kind == "image" else self.frame_settings.num_frames
 
-    def encode_dialogue(self, rendered: template.Rendered, medium: EncodedMedium, times: list[float], key: str) -> EncodedDialogue:
+    def encode_dialogue(self, rendered: template.Rendered, medium: EncodedMedium, times: list[float], key: str,
+                        prompts: VisualPrompts | None = None) -> EncodedDialogue:
+        """
+        Args:
+            times: seconds of the frames in ``medium``.
+            prompts: what the dialogue points at; nothing when not given.
+        """
         ids, supervised = tokenize(rendered, self.tokenizer, medium.visual_tokens, key)
         if len(ids) > self.max_tokens:
             raise SampleError(f"{len(ids)} tokens, max_tokens={self.max_tokens}", reason="too_long", key=key)
         blocks, start = [], 0
         if medium.grid is not None:
-            t, h, w = medium.grid
             start = int((ids == self.tokenizer.convert_tokens_to_ids(template.VIDEO_PAD)).nonzero()[0])
-            blocks = [VisualBlock(start, (t, h // media.MERGE, w // media.MERGE), temporal_indices(cell_times(times)))]
+            reference = self.frame_settings.reference_times
+            temporal = reference_temporal_indices(medium.grid[0]) if reference else temporal_indices(cell_times(times))
+            blocks = [VisualBlock(start, medium.token_grid, temporal)]
         positions = torch.cat([torch.arange(len(ids))[None], mrope_positions(len(ids), blocks)])
         seg = (ids == self.seg_id).nonzero().flatten()
-        return EncodedDialogue(ids, supervised, positions, seg, torch.zeros(0, 0, dtype=torch.bool), key=key, visual_start=start)
+        return EncodedDialogue(ids, supervised, positions, seg, torch.zeros(0, 0, dtype=torch.bool), key=key, visual_start=start,
+                               prompts=self.place_prompts(prompts or VisualPrompts(), ids, key))
+
+    def place_prompts(self, prompts: VisualPrompts, ids: Tensor, key: str) -> VisualPrompts:
+        """Positions of the prompts' tokens.
+
+        Raises:
+            SampleError: the dialogue does not have one token per prompt (``prompt_count``), for example because a text holds one.
+        """
+        prompts.ref_rows, prompts.mem_rows = ((ids == token).nonzero().flatten() for token in (self.ref_id, self.mem_id))
+        for rows, wanted, token in ((prompts.ref_rows, prompts.pointers, template.REF), (prompts.mem_rows, prompts.cells, template.MEM)):
+            if len(rows) != len(wanted):
+                raise SampleError(f"{len(rows)} {token} tokens for {len(wanted)} prompts", reason="prompt_count", key=key)
+        return prompts
 
     def add_targets(self, dialogue: EncodedDialogue, sample: Sample, targets: list[tuple[int, int]], kept: set[tuple[int, int]],
                     chosen: list[int]) -> None:

@@ -11,20 +11,23 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from unipixel.data.ledger import SkipLedger
 from unipixel.data.storage import Storage, is_remote, join
 from unipixel.errors import DataError
 from unipixel.sample import SCHEMA, Example, Medium, example_kind
 
 MANIFEST = "dataset.json"
 SKIPPED, EXCLUDED = "skipped.jsonl", "excluded.jsonl"
-MEMBERS = ("meta.json", "masks.json", "frames.zip")
+TEXT_MEMBERS = ("meta.json", "masks.json")
+MEDIA_MEMBERS = ("frames.zip", "video.mp4")
+"""Members of a bundle, in this order: both texts, then one of the media."""
 SHARD_PATTERN = "shard-{:06d}.tar"
 MANIFEST_FIELDS = ("schema", "name", "split", "fingerprint", "bundles", "examples", "kinds", "skipped", "notes", "shards")
 SHARD_FIELDS = ("name", "bytes", "sha256", "bundles", "examples", "index_sha256", "index_file_sha256")
@@ -109,6 +112,18 @@ def write_index(folder: Path, shard: dict[str, Any], rows: Sequence[dict[str, An
     data = sink.getvalue().to_pybytes()
     shard |= {"index_sha256": index_digest(rows), "index_file_sha256": hashlib.sha256(data).hexdigest()}
     replace_file(folder / index_name(shard["name"]), data)
+
+
+def write_manifest(folder: Path, name: str, split: str, shards: Sequence[dict[str, Any]], kinds: Mapping[str, int],
+                   skipped: SkipLedger | None = None) -> dict[str, Any]:
+    """Write ``dataset.json``, which makes the folder a dataset; returns it."""
+    skipped = skipped or SkipLedger()
+    manifest = {
+        "schema": SCHEMA, "name": name, "split": split, "fingerprint": fingerprint(name, split, shards),
+        "bundles": sum(s["bundles"] for s in shards), "examples": sum(s["examples"] for s in shards), "kinds": dict(sorted(kinds.items())),
+        "skipped": skipped.counts, "notes": dict(skipped.notes), "shards": list(shards)}
+    replace_file(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode() + b"\n")
+    return manifest
 
 
 def is_dataset(folder: str | Path) -> bool:

@@ -20,6 +20,7 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from unipixel.config import setting
 from unipixel.data.frames import StoredFrames
+from unipixel.data.stored_video import StoredVideo
 from unipixel.errors import ConfigError, SampleError
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -86,6 +87,11 @@ def decode_frame(data: bytes, key: str) -> np.ndarray:
 
 def decode_frames(frames: Sequence[bytes], positions: Sequence[int], size: tuple[int, int], key: str) -> Tensor:
     """(T, 3, H, W) uint8, channels-last in memory (what the uint8 resize is fastest on). ``size`` is the expected (H, W)."""
+    if isinstance(frames, StoredVideo):
+        decoded = frames.decode(positions)
+        if decoded.shape[1:3] != tuple(size):
+            raise SampleError(f"the video is {decoded.shape[2]}x{decoded.shape[1]} px, listed as {size[1]}x{size[0]}", reason="frame_size", key=key)
+        return torch.from_numpy(decoded).permute(0, 3, 1, 2)
     encoded = frames.read(positions) if isinstance(frames, StoredFrames) else [frames[t] for t in positions]
     decoded = [decode_frame(data, f"{key}, frame {t}") for t, data in zip(positions, encoded)]
     for t, frame in zip(positions, decoded):

@@ -1,8 +1,9 @@
 """Reading packed shards by index. A bundle is one medium with all its examples.
 
-A bundle is three tar members of one key, always in this order: ``meta.json``, ``masks.json``, ``frames.zip`` (a stored ZIP of the
-original image bytes, empty for text). The tars are plain USTAR, written by ``unipixel.data.writer`` and readable by ``webdataset``. What is
-read is verified against checksums: the whole extent of a small bundle; else its two ends, and then each frame that is used.
+A bundle is three tar members of one key, always in this order: ``meta.json``, ``masks.json``, and ``frames.zip`` (a stored ZIP of the
+original image bytes, empty for text) or ``video.mp4`` (an encoded video). The tars are plain USTAR, written by
+``unipixel.data.writer`` and readable by ``webdataset``. What is read is verified against checksums: the whole extent of a small bundle;
+else its two ends, and then each frame that is used.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ import pyarrow.compute as pc
 from unipixel.data import index
 from unipixel.data.frames import StoredFrames
 from unipixel.data.storage import Storage, is_remote, join
+from unipixel.data.stored_video import StoredVideo
 from unipixel.data.writer import ShardWriter  # noqa: F401
 from unipixel.errors import DataError, SampleError
 from unipixel.sample import SCHEMA, Sample, example_from_json, medium_from_json
 
 BLOCK = tarfile.BLOCKSIZE
+VIDEO = index.MEDIA_MEMBERS[1]
 WHOLE = 256 << 10
 """Bundles up to this many bytes are read in one go."""
 
@@ -65,6 +68,9 @@ class ShardDataset:
 
     Cheap to pickle and to fork: a worker opens the shards it touches.
 
+    Args:
+        only: name of a single shard to read, of every folder; default: all that the manifests list.
+
     Attributes:
         rows: pyarrow table of all indexes (``unipixel.data.index.COLUMNS``) and a ``shard`` column (position in ``shards``).
         shards: path or URL of each tar.
@@ -76,7 +82,7 @@ class ShardDataset:
         DataError: a folder is no finished dataset, is listed twice, or its files are not the ones the manifest lists.
     """
 
-    def __init__(self, paths: str | Path | Sequence[str | Path], storage: Storage | None = None):
+    def __init__(self, paths: str | Path | Sequence[str | Path], storage: Storage | None = None, *, only: str | None = None):
         self.paths = [str(p) if is_remote(p) else Path(p) for p in ([paths] if isinstance(paths, (str, Path)) else paths)]
         if not self.paths:
             raise DataError("empty list of dataset folders: name at least one")
@@ -89,7 +95,7 @@ class ShardDataset:
         self.shards: list[str] = []
         tables, folders = [], []
         for number, (folder, manifest) in enumerate(zip(self.paths, self.manifests, strict=True)):
-            for shard in manifest["shards"]:
+            for shard in (s for s in manifest["shards"] if only in (None, s["name"])):
                 table = index.read_index(folder, shard, self.storage)
                 tables.append(table.append_column("shard", pa.repeat(pa.scalar(len(self.shards), pa.int32()), len(table))))
                 folders.append(np.full(len(table), number, np.int32))
@@ -157,8 +163,16 @@ class ShardDataset:
             ends = fetch(0, head), fetch(tail, length)
             self._verify(zlib.crc32(ends[1], zlib.crc32(ends[0])), self._crc32_ends[i], head + length - tail, key, where)
         try:
-            meta, masks = _texts(ends[0], key, where)
-            frames = StoredFrames(ends[1], head, tail, fetch, key=key, check=length > WHOLE)
+            meta, masks, media = _texts(ends[0], key, where)
+            if media == VIDEO:
+                def load() -> bytes:
+                    data = fetch(head, tail)
+                    self._verify(zlib.crc32(ends[1], zlib.crc32(data, zlib.crc32(ends[0]))), self._crc32[i], length, key, where)
+                    return data
+
+                frames = StoredVideo(load, meta["medium"]["frame_times"], key)
+            else:
+                frames = StoredFrames(ends[1], head, tail, fetch, key=key, check=length > WHOLE)
             return _parse(meta, masks, frames, key, where, [int(self._example[row]) for row in rows])
         except (KeyError, IndexError, TypeError, struct.error, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise SampleError(f"{where} does not hold a sample of schema {SCHEMA!r} ({error!r}): pack the dataset again",
@@ -188,8 +202,8 @@ class ShardDataset:
                               "pack the dataset again", reason="checksum", key=key)
 
 
-def _texts(head: bytes, key: str, where: str) -> tuple[Any, Any]:
-    """(meta, masks) from the beginning of an extent, whose last header is that of the media."""
+def _texts(head: bytes, key: str, where: str) -> tuple[Any, Any, str]:
+    """(meta, masks, name of the media member) from the beginning of an extent, whose last header is that of the media."""
     found, position = {}, 0
     while position < len(head):
         try:
@@ -198,17 +212,18 @@ def _texts(head: bytes, key: str, where: str) -> tuple[Any, Any]:
             raise SampleError(f"no tar header {position} bytes into {where}: {error}", reason="tar_header", key=key) from error
         found[header.name] = head[position + BLOCK:position + BLOCK + header.size]
         position += BLOCK + -(-header.size // BLOCK) * BLOCK
-        if len(found) == len(index.MEMBERS):
+        if len(found) == len(index.TEXT_MEMBERS) + 1:
             break
-    expected = [f"{key}.{name}" for name in index.MEMBERS]
-    if list(found) != expected:
-        raise SampleError(f"{where} holds the members {list(found)}, expected {expected}: pack the dataset again",
+    texts = [f"{key}.{name}" for name in index.TEXT_MEMBERS]
+    media = [f"{key}.{name}" for name in index.MEDIA_MEMBERS]
+    if list(found)[:-1] != texts or list(found)[-1] not in media:
+        raise SampleError(f"{where} holds the members {list(found)}, expected {texts} and one of {media}: pack the dataset again",
                           reason="missing_member", key=key)
     meta, masks, _ = found.values()
-    return json.loads(meta), json.loads(masks)
+    return json.loads(meta), json.loads(masks), list(found)[-1].removeprefix(f"{key}.")
 
 
-def _parse(meta: Any, masks: Any, frames: StoredFrames, key: str, where: str, positions: Sequence[int]) -> Sample:
+def _parse(meta: Any, masks: Any, frames: StoredFrames | StoredVideo, key: str, where: str, positions: Sequence[int]) -> Sample:
     """Parsed members -> Sample with the examples at ``positions``."""
     schemas = meta["schema"], masks["schema"]
     if schemas != (SCHEMA, SCHEMA):

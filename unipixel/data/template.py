@@ -1,6 +1,7 @@
 """Prompts: how an example becomes a dialogue, and which parts of it are supervised. The only place where wording lives.
 
-Evaluation uses the first wording of each pool; training draws one by a hash of the sample, so that no run depends on global state.
+Evaluation uses the first wording of each pool; training draws one by a hash of the sample, so that no run depends on global state. The
+first wordings, the region prefix and the replies are those that the released UniPixel weights were trained on, to the byte.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 
 from unipixel.config import setting
-from unipixel.errors import ConfigError
-from unipixel.sample import Example, Sample, Segment
+from unipixel.errors import ConfigError, SampleError
+from unipixel.sample import Example, Medium, Region, Sample, Segment
 
 SYSTEM = "You are a helpful assistant."
+TEMPORAL = 2
+"""Frames of a temporal cell, which a region line counts in pairs."""
 VISION_START, VISION_END, VIDEO_PAD = "<|vision_start|>", "<|vision_end|>", "<|video_pad|>"
 SEG, REF, MEM = "<|seg|>", "<|ref|>", "<|mem|>"
 SPECIAL_TOKENS = (REF, SEG, MEM)
@@ -32,6 +35,47 @@ REFER_REQUESTS = (
     "Segment the {query} shown in this {medium}.",
     "Where is the {query} in this {medium}? Please give its mask.",
 )
+SENTENCE_REQUESTS = (
+    "{query} Please provide the segmentation mask.",
+    "{query} Answer with a segmentation mask.",
+    "{query} Show it with a mask.",
+    "{query} Segment what is meant.",
+    "{query} Please mark it in the {medium} with a mask.",
+)
+EXPLANATORY_REQUESTS = (
+    "{query} Please provide the segmentation mask and explain why.",
+    "{query} Segment it and give the reason.",
+    "{query} Answer with a mask and an explanation.",
+    "{query} Show it with a mask and say why it is that.",
+    "{query} Please mark it in the {medium} and explain your choice.",
+)
+QUESTION_REQUESTS = (
+    "{query} Please answer the question and provide the segmentation mask.",
+    "{query} Give the answer and segment it.",
+    "{query} Answer in words and with a mask.",
+    "{query} Name it and show it with a mask.",
+    "{query} Reply to the question and mark the answer in the {medium}.",
+)
+DESCRIPTION_REQUESTS = (
+    "Please segment the object according to the description: {query}",
+    "Segment the object that this describes: {query}",
+    "Which object of the {medium} does this describe? Give its mask. {query}",
+    "Find the described object and provide its mask: {query}",
+    "Description of an object: {query} Please segment it.",
+)
+LOCATE_REQUESTS = (
+    "{query}. Please localize the relevant objects with IDs.",
+    "{query}. Segment each of these objects by its ID.",
+    "{query}. Give the mask of every object that is pointed at, with its ID.",
+    "{query}. Where are the numbered objects? Answer with their IDs and masks.",
+    "{query}. Before you answer, show the objects with IDs.",
+    "{query}. List the IDs with a segmentation mask each.",
+)
+REQUESTS = {"query": REFER_REQUESTS, "sentence": SENTENCE_REQUESTS, "explanatory": EXPLANATORY_REQUESTS, "question": QUESTION_REQUESTS,
+            "description": DESCRIPTION_REQUESTS}
+"""Wordings of a referring example by its form."""
+REGIONS_VIDEO = "Here is a video with {frames} frames denoted as <1> to <{frames}>. The highlighted regions are as follows:\n"
+REGIONS_IMAGE = "Here is an image with the following highlighted regions:\n"
 REFER_REPLIES = ("The target is {seg}.", "The result is {seg}.", "Sure, the segmentation mask is {seg}.", "Sure, it is {seg}.", "{seg}.")
 
 
@@ -83,15 +127,73 @@ def normalise_query(expression: str) -> str:
     return query
 
 
+def refer_query(example: Example) -> str:
+    """The question of a referring example as its form wants it inside the request."""
+    if example.form == "query":
+        return normalise_query(example.question)
+    question = example.question.strip()
+    return question + "?" if example.form == "question" and not question.endswith("?") else question
+
+
+def seen_cells(medium: Medium, region: Region, frames: Sequence[int]) -> list[int]:
+    """Temporal cells (pairs of the given frames) in which a region is visible."""
+    visible = medium.objects[region.oid].track.visible
+    return sorted({i // TEMPORAL for i, t in enumerate(frames) if visible[t]})
+
+
+def region_prefix(example: Example, medium: Medium, frames: Sequence[int]) -> str:
+    """What tells the model which tokens belong to which region: ``[label]: <1>-<2> <|mem|> …``, one line each.
+
+    ``frames`` are the positions of the frames that the language model sees; only cells in which the region is visible are listed.
+    """
+    if medium.kind == "image":
+        return REGIONS_IMAGE + "".join(f"[{region.label}]: {MEM}\n" for region in example.regions)
+    lines = []
+    for region in example.regions:
+        cells = (f"<{TEMPORAL * c + 1}>-<{TEMPORAL * c + 2}> {MEM}" for c in seen_cells(medium, region, frames))
+        lines.append(f"[{region.label}]: {' '.join(cells)}\n")
+    return REGIONS_VIDEO.format(frames=len(frames)) + "".join(lines)
+
+
+def pointed(example: Example) -> list[Region]:
+    """Regions shown as a point or a box, in the order of their ``<|ref|>`` tokens: of their first mention by the user.
+
+    Raises:
+        SampleError: the user never mentions one (``region_unmentioned``): its token would stand in the reply.
+    """
+    text = "\n".join([example.question, *(turn.text for turn in example.turns if turn.role == "user")])
+    unmentioned = [region.label for region in example.regions if f"[{region.label}]" not in text]
+    if unmentioned:
+        raise SampleError(f"regions {unmentioned} are never mentioned by the user", reason="region_unmentioned", key=example.example_id)
+    return sorted(example.regions, key=lambda region: text.index(f"[{region.label}]"))
+
+
+def show_regions(turns: Sequence[tuple[str, str]], example: Example, medium: Medium, frames: Sequence[int]) -> list[tuple[str, str]]:
+    """``turns`` with the example's regions shown: a prefix before the first user turn, or ``<|ref|>`` after each first mention."""
+    turns = list(turns)
+    first = next(i for i, (role, _) in enumerate(turns) if role == "user")
+    if example.visual_prompt == "mask":
+        turns[first] = "user", region_prefix(example, medium, frames) + turns[first][1]
+        return turns
+    for region in pointed(example):
+        mention = f"[{region.label}]"
+        at = next(i for i, (role, text) in enumerate(turns) if role == "user" and mention in text)
+        turns[at] = "user", turns[at][1].replace(mention, f"{mention} {REF}", 1)
+    return turns
+
+
 def question_text(example: Example, medium_kind: str, subtitles: Sequence, settings: TemplateSettings, wording: int = 0) -> str:
     """The user's turn, without the visual tokens."""
+    medium = "image" if medium_kind == "image" else "video"
     if example.task == "refer":
-        medium = "image" if medium_kind == "image" else "video"
-        return REFER_REQUESTS[wording % len(REFER_REQUESTS)].format(query=normalise_query(example.question), medium=medium)
+        pool = REQUESTS[example.form]
+        return pool[wording % len(pool)].format(query=refer_query(example), medium=medium)
     lines = [f"[{s.start_s:.1f} - {s.end_s:.1f}] {s.text}" for s in subtitles] if settings.use_subtitles else []
     lines.append(example.question)
     if example.options and settings.show_options:
         lines += ["Options:", *(f"({letter(i)}) {option}" for i, option in enumerate(example.options))]
+    if example.task == "locate":
+        return LOCATE_REQUESTS[wording % len(LOCATE_REQUESTS)].format(query="\n".join(lines))
     if example.segments is not None or example.targets:
         lines.append(EVIDENCE_REQUESTS[wording % len(EVIDENCE_REQUESTS)])
     return "\n".join(lines)
@@ -100,8 +202,14 @@ def question_text(example: Example, medium_kind: str, subtitles: Sequence, setti
 def reply_text(example: Example, settings: TemplateSettings, wording: int = 0) -> str:
     """The reply that is trained for. Parts that were not annotated are left out, never invented."""
     masks = ", ".join([SEG] * len(example.targets))
+    if example.task == "locate":
+        return " ".join(f"[{region.label}] {SEG}" for region in example.regions)
     if example.task == "refer":
-        return REFER_REPLIES[wording % len(REFER_REPLIES)].format(seg=masks)
+        answer = example.answer.strip()
+        if example.form == "question":
+            return f"{answer.removesuffix('.')} {masks}."
+        reply = REFER_REPLIES[wording % len(REFER_REPLIES)].format(seg=masks)
+        return f"{reply} {answer}" if example.form == "explanatory" else reply
     answer = letter(example.options.index(example.answer)) if example.options and settings.answer_style == "letter" else example.answer
     parts = [f"Answer: {answer.strip().removesuffix('.')}."]
     if example.segments is not None:
@@ -111,13 +219,18 @@ def reply_text(example: Example, settings: TemplateSettings, wording: int = 0) -
     return " ".join(parts)
 
 
-def turns_of(example: Example, sample: Sample, settings: TemplateSettings, wording: int = 0) -> list[tuple[str, str]]:
-    """[(role, text)] of one example."""
-    if example.task == "chat":
-        return [(turn.role, turn.text) for turn in example.turns]
+def turns_of(example: Example, sample: Sample, settings: TemplateSettings, wording: int = 0,
+             frames: Sequence[int] | None = None) -> list[tuple[str, str]]:
+    """[(role, text)] of one example. ``frames``: positions of those that the language model sees; all of them when not given."""
     medium = sample.medium
-    return [("user", question_text(example, medium.kind, medium.subtitles, settings, wording)),
-            ("assistant", reply_text(example, settings, wording))]
+    if example.task == "chat":
+        turns = [(turn.role, turn.text) for turn in example.turns]
+    else:
+        turns = [("user", question_text(example, medium.kind, medium.subtitles, settings, wording)),
+                 ("assistant", reply_text(example, settings, wording))]
+    if not example.regions:
+        return turns
+    return show_regions(turns, example, medium, range(len(medium.frame_times)) if frames is None else frames)
 
 
 def render_turns(turns: Sequence[tuple[str, str]], *, has_video: bool) -> Rendered:
@@ -140,13 +253,14 @@ def render_turns(turns: Sequence[tuple[str, str]], *, has_video: bool) -> Render
 
 
 def render(sample: Sample, settings: TemplateSettings = TemplateSettings(paraphrase=False), examples: Sequence[int] = (0,),
-           wordings: Sequence[int] = (0,)) -> Rendered:
-    """The training dialogue of some examples of a sample, one after the other as its turns."""
-    turns = [turn for i, wording in zip(examples, wordings, strict=True) for turn in turns_of(sample.examples[i], sample, settings, wording)]
+           wordings: Sequence[int] = (0,), frames: Sequence[int] | None = None) -> Rendered:
+    """The training dialogue of some examples of a sample, one after the other as its turns. ``frames``: see :func:`turns_of`."""
+    turns = [turn for i, wording in zip(examples, wordings, strict=True)
+             for turn in turns_of(sample.examples[i], sample, settings, wording, frames)]
     return render_turns(turns, has_video=sample.medium.kind != "none")
 
 
-def render_prompt(sample: Sample, settings: TemplateSettings, example: int = 0) -> Rendered:
-    """The evaluation prompt: everything up to the assistant's first word."""
-    first = turns_of(sample.examples[example], sample, settings)[:1]
+def render_prompt(sample: Sample, settings: TemplateSettings, example: int = 0, frames: Sequence[int] | None = None) -> Rendered:
+    """The evaluation prompt: everything up to the assistant's first word. ``frames``: see :func:`turns_of`."""
+    first = turns_of(sample.examples[example], sample, settings, 0, frames)[:1]
     return render_turns(first, has_video=sample.medium.kind != "none")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,6 +85,48 @@ def decode_video(path: Path, fps: float) -> FrameList:
         numbers.append(len(numbers))
         frames.append(_jpeg(previous[1]))
     return FrameList(tuple(numbers), tuple(frames), fps, previous[0] + period)
+
+
+def decode_numbered(path: Path, wanted: Callable[[int], bool]) -> tuple[FrameList, tuple[float, ...]]:
+    """Decode ``path`` and keep, as JPEG, the frames whose number in decoding order is ``wanted``: (frames, their true times in seconds).
+
+    ``FrameList.fps`` is the average rate of the file. Times count from the first frame.
+
+    Raises:
+        SampleError: ``video_unreadable``.
+    """
+    numbers, frames, times, last = [], [], [], -1
+    origin = end = 0.0
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            fps = float(stream.average_rate)
+            for last, frame in enumerate(container.decode(stream)):
+                if last == 0:
+                    origin = frame.time
+                end = frame.time - origin
+                if wanted(last):
+                    numbers.append(last)
+                    times.append(end)
+                    frames.append(_jpeg(frame))
+    except (av.FFmpegError, IndexError, TypeError) as error:
+        raise SampleError(f"cannot decode {path}: {error}", reason="video_unreadable") from error
+    if last < 0:
+        raise SampleError(f"{path} holds no frame", reason="video_unreadable")
+    return FrameList(tuple(numbers), tuple(frames), fps, end + 1 / fps), tuple(times)
+
+
+def count_frames(path: Path) -> int:
+    """Number of frames of a video file by reading its packets, which is much quicker than decoding.
+
+    Raises:
+        SampleError: ``video_unreadable``.
+    """
+    try:
+        with av.open(str(path)) as container:
+            return sum(packet.size > 0 for packet in container.demux(container.streams.video[0]))
+    except (av.FFmpegError, IndexError) as error:
+        raise SampleError(f"cannot read {path}: {error}", reason="video_unreadable") from error
 
 
 def _jpeg(frame: av.VideoFrame) -> bytes:

@@ -17,8 +17,9 @@ import webdataset as wds
 from unipixel.data import index
 from unipixel.data.frames import directory_offset, zip_frames
 from unipixel.data.ledger import SkipLedger
+from unipixel.data.stored_video import StoredVideo
 from unipixel.errors import DataError, SampleError
-from unipixel.sample import SCHEMA, Example, Medium, Sample, to_json
+from unipixel.sample import Example, Medium, Sample, to_json
 
 BLOCK = tarfile.BLOCKSIZE
 
@@ -62,7 +63,7 @@ class ShardWriter:
             self.abort()
 
     def write(self, medium: Medium, examples: Sequence[Example], frames: Sequence[bytes]) -> str:
-        """Append one bundle and return its key.
+        """Append one bundle and return its key. ``frames``: encoded images, or a ``StoredVideo`` that is kept as it is.
 
         Raises:
             SampleError: the bundle breaks the data contract, repeats a key or an example id, or a frame is no JPEG or PNG.
@@ -77,7 +78,13 @@ class ShardWriter:
             raise SampleError(f"example ids repeat: {repeated}", reason="duplicate_example", key=key)
         Sample(key, medium, tuple(examples), frames)  # checks the contract
         meta, masks = to_json(medium, examples, dataset=self.dataset, split=self.split)
-        members = (_json_bytes(meta, key), _json_bytes(masks, key), zip_frames(frames, key))
+        if isinstance(frames, StoredVideo):
+            names, media = (*index.TEXT_MEMBERS, index.MEDIA_MEMBERS[1]), frames.data
+            table = len(media)
+        else:
+            names, media = (*index.TEXT_MEMBERS, index.MEDIA_MEMBERS[0]), zip_frames(frames, key)
+            table = directory_offset(media)
+        members = (_json_bytes(meta, key), _json_bytes(masks, key), media)
         sizes = [BLOCK + -(-len(m) // BLOCK) * BLOCK for m in members]
         length, head = sum(sizes), sizes[0] + sizes[1] + BLOCK
         if self._tar is not None and (len(self._rows) >= self.max_bundles or self._tar.tarstream.offset + length > self.max_bytes):
@@ -85,11 +92,11 @@ class ShardWriter:
         if self._tar is None:
             self._tar = wds.TarWriter(str(self._temporary()), encoder=False, mtime=0)
         offset = self._tar.tarstream.offset
-        for name, data in zip(index.MEMBERS, members, strict=True):  # one by one: the writer would sort them by name
+        for name, data in zip(names, members, strict=True):  # one by one: the writer would sort them by name
             self._tar.write({"__key__": key, name: data})
         assert self._tar.tarstream.offset == offset + length
         rows = [index.index_row(key, i, example, medium) for i, example in enumerate(examples)]
-        place = {"offset": offset, "length": length, "head": head, "tail": head + directory_offset(members[2])}
+        place = {"offset": offset, "length": length, "head": head, "tail": head + table}
         self._rows.append([row | place for row in rows])
         self._kinds.update(row["kind"] for row in rows)
         self._keys.add(key)
@@ -107,13 +114,7 @@ class ShardWriter:
             raise DataError(f"empty dataset: nothing was packed into {self.folder}, {len(skipped)} items were skipped "
                             f"{skipped.counts or ''}; see {self.folder / index.SKIPPED}")
         self._finish_shard()
-        self._manifest = {
-            "schema": SCHEMA, "name": self.dataset, "split": self.split,
-            "fingerprint": index.fingerprint(self.dataset, self.split, self._shards),
-            "bundles": len(self._keys), "examples": sum(s["examples"] for s in self._shards),
-            "kinds": dict(sorted(self._kinds.items())), "skipped": skipped.counts, "notes": dict(skipped.notes), "shards": self._shards,
-        }
-        index.replace_file(self.folder / index.MANIFEST, json.dumps(self._manifest, indent=1, ensure_ascii=False).encode() + b"\n")
+        self._manifest = index.write_manifest(self.folder, self.dataset, self.split, self._shards, self._kinds, skipped)
         return self._manifest
 
     def abort(self) -> None:
