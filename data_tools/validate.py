@@ -140,15 +140,23 @@ def validate(folder: str, report: Path, workers: int) -> list[dict[str, Any]]:
             done[entry["shard"], entry["sha256"]] = entry
     known = [done[s["name"], s["sha256"]] for s in shards if (s["name"], s["sha256"]) in done]
     waiting = [s for s in shards if (s["name"], s["sha256"]) not in done]
-    with ProcessPoolExecutor(min(workers, len(waiting)) or 1, mp_context=get_context("spawn")) as pool, open(report, "a") as out, \
-            tqdm(total=len(shards), initial=len(known), desc=f"validate {folder}", unit="shard") as bar:
-        for future in as_completed([pool.submit(check_shard, folder, shard) for shard in waiting]):
-            entry = future.result()
+    with open(report, "a") as out, tqdm(total=len(shards), initial=len(known), desc=f"validate {folder}", unit="shard") as bar:
+        for entry in check_all(folder, waiting, workers):
             known.append(entry)
             out.write(json.dumps(entry) + "\n")
             out.flush()
             bar.update()
     return sorted(known, key=lambda entry: entry["shard"]) + repeated_keys(known)
+
+
+def check_all(folder: str, shards: Sequence[dict[str, Any]], workers: int) -> Iterator[dict[str, Any]]:
+    """Reports as they are ready, from several processes when there is more than one shard."""
+    if min(workers, len(shards)) < 2:
+        yield from (check_shard(folder, shard) for shard in shards)
+        return
+    with ProcessPoolExecutor(min(workers, len(shards)), mp_context=get_context("spawn")) as pool:
+        for future in as_completed([pool.submit(check_shard, folder, shard) for shard in shards]):
+            yield future.result()
 
 
 def repeated_keys(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -225,7 +225,7 @@ class Example:
                 f"{get_args(VisualPrompt)[1:]}, and without them it must be 'none'", "visual_prompt")
         if len({r.label for r in self.regions}) != len(self.regions):
             bad(f"region labels repeat: {[r.label for r in self.regions]}", "region_labels")
-        texts = " ".join([self.question, *(turn.text for turn in self.turns)])
+        texts = " ".join([self.question, *self.options, self.answer, *(turn.text for turn in self.turns)])
         unmentioned = [r.label for r in self.regions if f"[{r.label}]" not in texts]
         if unmentioned:
             bad(f"regions {unmentioned} are not mentioned as [label] in the texts", "region_labels")

@@ -1,7 +1,8 @@
 """What every converter shares: the bundle it yields, reading source files with typed errors, and the check of decoded frames.
 
 A converter is a generator ``convert(folder, *, split, ledger, **options) -> Iterator[Bundle]``. A damaged row, mask or video becomes
-an entry of the ledger; only a source that cannot be read at all raises ``DataError``. Options are its further keyword arguments.
+an entry of the ledger; only a source that cannot be read at all raises ``DataError``. Options are its further keyword arguments
+(``data_tools.convert.options``); what they leave out on purpose is listed like damage, under a reason that starts with ``FILTER``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import ast
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,8 +20,11 @@ from typing import Any
 
 from PIL import Image
 
-from unipixel.errors import DataError, SampleError
+from unipixel.errors import ConfigError, DataError, SampleError, nearest
 from unipixel.sample import Example, Medium
+
+FILTER = "filter_"
+"""Begin of the reasons for items that an option of the converter, or the dataset's own definition, leaves out."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,50 @@ def read_json(path: Path) -> Any:
         raise SampleError(f"no file {path}", reason="file_missing") from None
     except ValueError as error:
         raise SampleError(f"{path} is not JSON: {error}", reason="bad_json") from error
+
+
+def source_json(path: Path, what: str) -> Any:
+    """Parsed JSON of a file that the whole source depends on; :class:`DataError` when it is missing or damaged."""
+    try:
+        return read_json(source_file(path, what))
+    except SampleError as error:
+        raise DataError(str(error)) from error
+
+
+def listed_videos(path: Path) -> dict[str, dict[str, Any]]:
+    """``videos`` of an expression file ``{"videos": {id: {...}}}``, in its order."""
+    raw = source_json(path, path.name)
+    if not isinstance(raw, Mapping) or not isinstance(raw.get("videos"), Mapping):
+        raise DataError(f"{path} is not of the form {{'videos': {{id: ...}}}}")
+    return raw["videos"]
+
+
+def one_of(name: str, value: str, choices: Iterable[str]) -> str:
+    """``value`` when the source knows it, else :class:`ConfigError`."""
+    if value not in (known := list(choices)):
+        raise ConfigError(f"--{name} {value!r}: this source has {known}{nearest(value, known)}")
+    return value
+
+
+def left_out(rule: str, message: str) -> SampleError:
+    """The error that leaves an item out by a rule and not for damage; its reason is ``filter_<rule>``."""
+    return SampleError(message, reason=FILTER + rule)
+
+
+def field(raw: Mapping[str, Any], name: str, kind: type | tuple[type, ...]) -> Any:
+    """``raw[name]``, which must be of ``kind`` (``bad_record`` otherwise)."""
+    value = raw.get(name) if isinstance(raw, Mapping) else None
+    if not isinstance(value, kind):
+        raise SampleError(f"{name!r} is {value!r:.80}, expected {kind}", reason="bad_record")
+    return value
+
+
+def file_number(path: Path | str) -> int:
+    """The number in a file name such as ``frame_000012.jpg`` or ``0000012.png``: all that follows the leading non-digits."""
+    match = re.fullmatch(r"\D*(\d+)", PurePosixPath(path).stem)
+    if match is None:
+        raise SampleError(f"{path} has no number in its name", reason="bad_name")
+    return int(match[1])
 
 
 def source_file(path: Path, what: str) -> Path:
@@ -82,6 +131,11 @@ def inside(root: Path, relative: str) -> Path:
     if not relative.strip() or path.is_absolute() or ".." in path.parts:
         raise SampleError(f"path {relative!r} must be relative and stay inside its folder", reason="unsafe_path")
     return root / path
+
+
+def below_first(root: Path, relative: str) -> Path:
+    """``inside`` for paths of a release whose first component is not on disk: ``x/a/b.mp4`` -> ``root/a/b.mp4``."""
+    return inside(root, str(PurePosixPath(*PurePosixPath(relative).parts[1:])))
 
 
 def image_size(frame: bytes) -> tuple[int, int]:

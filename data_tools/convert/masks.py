@@ -53,7 +53,7 @@ def rasterise(parts: Iterable[Mapping[str, Any]], size: tuple[int, int]) -> np.n
 
 
 def compressed(rle: Mapping[str, Any] | None, size: tuple[int, int]) -> Entry:
-    """COCO RLE dict (compressed or not) or ``None`` (not visible) -> entry; decoded once, so that damaged counts are found here.
+    """COCO RLE dict (counts as text, bytes or list) or ``None`` (not visible) -> entry; decoded once, so that damage is found here.
 
     Raises:
         SampleError: ``mask_size`` when its size is not the frame size (H, W), ``bad_masks`` when it does not decode.
@@ -61,13 +61,84 @@ def compressed(rle: Mapping[str, Any] | None, size: tuple[int, int]) -> Entry:
     if rle is None:
         return EMPTY
     try:
-        own, counts = tuple(rle["size"]), rle["counts"]
+        own = tuple(rle["size"])
         if own == size:
-            packed = coco_mask.frPyObjects(dict(rle), *size) if isinstance(counts, list) else {"size": own, "counts": counts.encode("ascii")}
+            packed = _packed(rle)
             return packed["counts"].decode("ascii") if coco_mask.decode(packed).any() else EMPTY
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise SampleError(f"not a COCO run-length mask: {error!r}", reason="bad_masks") from error
     raise SampleError(f"mask of {own[::-1]} px on frames of {size[::-1]} px (width, height)", reason="mask_size")
+
+
+def _packed(rle: Mapping[str, Any]) -> dict[str, Any]:
+    """COCO RLE with its counts as compressed bytes."""
+    size, counts = tuple(rle["size"]), rle["counts"]
+    if isinstance(counts, list):
+        return coco_mask.frPyObjects({"size": list(size), "counts": counts}, *size)
+    return {"size": size, "counts": counts.encode("ascii") if isinstance(counts, str) else bytes(counts)}
+
+
+def nested_entry(raw: Any, size: tuple[int, int], ledger: SkipLedger) -> Entry:
+    """An entry as the public sets nest it: an RLE dict, a polygon list (flat ``x, y`` lists), ``None``, or a list of these to be joined.
+
+    ``None`` and an empty list mean that the object is not visible. A mask of another resolution but the same shape of picture is scaled
+    to the frame size (H, W) and noted.
+
+    Raises:
+        SampleError: ``mask_size`` or ``bad_masks``.
+    """
+    if isinstance(raw, Mapping) and tuple(raw.get("size", size)) != size:
+        return _scaled(raw, size, ledger)
+    if raw is None or isinstance(raw, Mapping):
+        return compressed(raw, size)
+    if not isinstance(raw, list):
+        raise SampleError(f"not a mask: {raw!r:.60}", reason="bad_masks")
+    if raw and all(isinstance(part, list) and part and isinstance(part[0], (int, float)) for part in raw):
+        try:
+            return compressed(coco_mask.merge(coco_mask.frPyObjects(raw, *size)), size)
+        except (TypeError, ValueError, IndexError) as error:
+            raise SampleError(f"not a polygon list: {error!r}", reason="bad_masks") from error
+    return joined([nested_entry(part, size, ledger) for part in raw], size)
+
+
+def joined(entries: Iterable[Entry], size: tuple[int, int]) -> Entry:
+    """Union of the annotated entries; an empty list counts as not visible."""
+    visible = [entry for entry in entries if entry]
+    if len(visible) < 2:
+        return visible[0] if visible else EMPTY
+    return coco_mask.merge([{"size": list(size), "counts": entry.encode("ascii")} for entry in visible])["counts"].decode("ascii")
+
+
+def _scaled(rle: Mapping[str, Any], size: tuple[int, int], ledger: SkipLedger) -> Entry:
+    """A pixel is set where at least half of it is covered, so that no mask grows; a mask too small for that keeps all it touches."""
+    own = tuple(rle["size"])
+    if abs(own[0] * size[1] - own[1] * size[0]) > max(own) + max(size):  # more than rounding: another picture, or turned
+        raise SampleError(f"mask of {own[::-1]} px on frames of {size[::-1]} px (width, height)", reason="mask_size")
+    try:
+        mask = coco_mask.decode(_packed(rle))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise SampleError(f"not a COCO run-length mask: {error!r}", reason="bad_masks") from error
+    ledger.note("masks scaled to the size of their frames")
+    covered = np.asarray(Image.fromarray(mask * 255).resize(size[::-1], Image.Resampling.BILINEAR))
+    return encode_mask(covered >= 128) or encode_mask(covered > 0)
+
+
+def read_labels(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """(H, W) label map of a palette or grey PNG: the pixel value is the object's number.
+
+    Raises:
+        SampleError: ``bad_masks`` (unreadable, or a colour picture) or ``mask_size``.
+    """
+    try:
+        with Image.open(path) as image:
+            labels = np.asarray(image)
+    except (OSError, SyntaxError) as error:
+        raise SampleError(f"cannot read mask {path}: {error}", reason="bad_masks") from error
+    if labels.ndim != 2:
+        raise SampleError(f"{path} is a picture of mode {image.mode}, expected a palette or grey label map", reason="bad_masks")
+    if labels.shape != size:
+        raise SampleError(f"{path} is {labels.shape[::-1]} px on frames of {size[::-1]} px (width, height)", reason="mask_size")
+    return labels
 
 
 def read_objects(folder: Path, entry_id: str, size: tuple[int, int], fps: float) -> list[EvidenceObject]:

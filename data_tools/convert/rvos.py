@@ -2,24 +2,35 @@
 
 ``meta_expressions.json``, ``mask_dict.json`` and ``JPEGImages/<video>/<frame>.jpg`` in the input folder or in its sub-folder
 ``<split>``. An optional ``layout.json`` gives ``frames_root``, ``image_template`` and the split of each video. The layout has no
-times: the listed frames are placed ``1/fps`` apart. null means that the object is not visible.
+times: the listed frames are placed ``1/fps`` apart. null means that the object is not visible. MeViS and LV-VIS are in this layout.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data_tools.convert.base import Bundle, image_size, inside, read_json, source_file
-from data_tools.convert.masks import compressed
+from data_tools.convert.base import Bundle, field, inside, listed_videos, one_of, source_json
+from data_tools.convert.referring import (
+    MAX_FRAMES,
+    Clip,
+    Expression,
+    at_rate,
+    by_annotation,
+    check_length,
+    check_rate,
+    distinct,
+    listed_frames,
+    no_public_masks,
+    referring_bundle,
+)
 from unipixel.data.ledger import SkipLedger
 from unipixel.data.video import read_frames
-from unipixel.errors import ConfigError, DataError, SampleError
-from unipixel.sample import Example, MaskTrack, Medium, SceneObject
+from unipixel.errors import DataError, SampleError
 
-NAME = "rvos"
 META, MASKS, LAYOUT = "meta_expressions.json", "mask_dict.json", "layout.json"
 
 
@@ -31,76 +42,74 @@ class Layout:
     image_template: str = "<frames_root>/<video>/<frame>.jpg"
     split: dict[str, str] | None = None
 
-    def frame(self, video: str, frame: str) -> Path:
-        for name in (video, frame):
+    def frames(self, video: str, names: list[str]) -> tuple[bytes, ...]:
+        if self.image_template == Layout.image_template:
+            return listed_frames(self.frames_root, video, names)
+        for name in (video, *names):
             inside(self.frames_root, name)
-        return Path(self.image_template.replace("<frames_root>", str(self.frames_root)).replace("<video>", video).replace("<frame>", frame))
+        template = self.image_template.replace("<frames_root>", str(self.frames_root)).replace("<video>", video)
+        return read_frames([Path(template.replace("<frame>", name)) for name in names])
 
 
-def convert(folder: Path, *, split: str, ledger: SkipLedger, fps: float = 6.0) -> Iterator[Bundle]:
-    """One bundle per video; expressions become ``refer`` examples whose target is the union of their annotations."""
-    if fps <= 0:
-        raise ConfigError(f"--fps={fps} must be positive")
+def convert(folder: Path, *, split: str, ledger: SkipLedger, fps: float = 6.0, max_frames: int = 0) -> Iterator[Bundle]:
+    """Own expressions in the layout of MeViS (meta_expressions.json, mask_dict.json, JPEGImages/)."""
     if not (folder / META).is_file() and (folder / split / META).is_file():
         folder = folder / split
     layout = _layout(folder)
-    videos = _json(source_file(folder / META, META))["videos"]
-    masks = _json(source_file(folder / MASKS, MASKS))
+    videos = listed_videos(folder / META)
     if layout.split is not None:
         videos = {name: video for name, video in videos.items() if layout.split.get(name) == split}
     if not videos:
         raise DataError(f"{folder / META} has no videos of split {split!r}: check --split")
+    yield from bundles("rvos", split, videos, folder / MASKS, layout, ledger, fps, max_frames)
+
+
+def mevis(folder: Path, *, split: str, ledger: SkipLedger, fps: float = 6.0, max_frames: int = MAX_FRAMES) -> Iterator[Bundle]:
+    """MeViS (train/, valid_u/ with masks; the masks of valid are not public)."""
+    root = folder / one_of("split", split, ("train", "valid_u", "valid", "test"))
+    yield from bundles("mevis", split, listed_videos(root / META), root / MASKS, Layout(root / "JPEGImages"), ledger, fps, max_frames)
+
+
+def lvvis(folder: Path, *, split: str, ledger: SkipLedger, fps: float = 6.0, max_frames: int = MAX_FRAMES) -> Iterator[Bundle]:
+    """LV-VIS with category names as expressions (train/JPEGImages, mask_dict.json); underscores become spaces."""
+    one_of("split", split, ("train",))
+    yield from bundles("lvvis", split, listed_videos(folder / META), folder / MASKS, Layout(folder / "train" / "JPEGImages"), ledger, fps,
+                       max_frames, partial(expression, wording=lambda name: name.replace("_", " ")))
+
+
+def bundles(dataset: str, split: str, videos: Mapping[str, Mapping[str, Any]], masks_file: Path, layout: Layout, ledger: SkipLedger,
+            fps: float, max_frames: int, say: Callable[[str, Mapping[str, Any]], Expression] | None = None) -> Iterator[Bundle]:
+    """One bundle per video; ``say`` makes the expression of an example id and its record (default: :func:`expression`)."""
+    check_rate(fps)
+    if not masks_file.is_file():
+        raise no_public_masks(dataset, split, videos, masks_file)
+    masks = source_json(masks_file, masks_file.name)
     for name, video in videos.items():
-        with ledger.catching(NAME, name, examples=len(video.get("expressions", ()))):
-            yield _bundle(layout, name, video, masks, fps, ledger)
+        with ledger.catching(dataset, name, examples=len(video.get("expressions", ()))):
+            names = field(video, "frames", list)
+            check_length(len(names), split, max_frames)
+            frames = layout.frames(name, names)
+            said = []
+            for number, raw in field(video, "expressions", dict).items():
+                with ledger.catching(dataset, f"{name}_{number}"):
+                    said.append((say or expression)(f"{name}_{number}", raw))
+            clip = Clip(name, frames, *at_rate(len(frames), fps), said, {"frames": names})
+            yield referring_bundle(dataset, split, clip, by_annotation(masks, len(frames), ledger), ledger)
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return read_json(path)
-    except SampleError as error:
-        raise DataError(str(error)) from error
+def expression(example_id: str, raw: Mapping[str, Any], wording: Callable[[str], str] = str, **facts: Any) -> Expression:
+    """``{exp, obj_id, anno_id}``: an object is one annotation; the ids stay in ``source``, the stored text too where it was changed."""
+    text, annotations, objects = field(raw, "exp", str), field(raw, "anno_id", list), raw.get("obj_id")
+    if isinstance(objects, list) and len(objects) != len(annotations):
+        raise SampleError(f"{len(objects)} obj_id for {len(annotations)} anno_id", reason="bad_record")
+    source = {"anno_id": annotations, "obj_id": objects} | ({"exp": text} if wording(text) != text else {}) | facts.pop("source", {})
+    return Expression(example_id, wording(text).strip(), distinct(annotations, "a"), source=source, **facts)
 
 
 def _layout(folder: Path) -> Layout:
     path = folder / LAYOUT
     if not path.is_file():
         return Layout(folder / "JPEGImages")
-    raw = _json(path)
+    raw = source_json(path, LAYOUT)
     known = {name: raw[name] for name in ("image_template", "split") if name in raw}
     return Layout(folder / raw.get("frames_root", "JPEGImages"), **known)
-
-
-def _bundle(layout: Layout, name: str, video: dict[str, Any], masks: dict[str, list], fps: float, ledger: SkipLedger) -> Bundle:
-    listed = video.get("frames", ())
-    frames = read_frames([layout.frame(name, frame) for frame in listed])
-    if not frames:
-        raise SampleError("no frames are listed", reason="no_frames")
-    width, height = image_size(frames[0])
-    objects: dict[str, SceneObject] = {}
-    examples = []
-    for number, raw in video.get("expressions", {}).items():
-        example_id = f"{name}_{number}"
-        with ledger.catching(NAME, example_id):
-            annotations = {f"a{anno}": str(anno) for anno in raw.get("anno_id", ())}
-            if not annotations:
-                raise SampleError("the expression names no object (anno_id)", reason="no_object_ids")
-            example = Example(example_id, "refer", raw.get("exp", ""), targets=(tuple(annotations),),
-                              source={"anno_id": raw["anno_id"], "obj_id": raw.get("obj_id")})
-            for oid, anno in annotations.items():
-                known = objects.get(oid) or SceneObject(oid, "", _track(masks, anno, len(frames), (height, width)))
-                # an object is named by the first expression that means it and nothing else
-                names_it = len(annotations) == 1 and not known.expression
-                objects[oid] = replace(known, expression=raw["exp"]) if names_it else known
-            examples.append(example)
-    times = tuple(t / fps for t in range(len(frames)))
-    medium = Medium(name, "frames", width, height, times, len(frames) / fps, objects, source={"dataset": NAME, "frames": list(listed)})
-    return Bundle(medium, tuple(examples), frames)
-
-
-def _track(masks: dict[str, list], anno: str, n_frames: int, size: tuple[int, int]) -> MaskTrack:
-    if anno not in masks:
-        raise SampleError(f"annotation {anno} is not in {MASKS}", reason="mask_missing")
-    if len(masks[anno]) != n_frames:
-        raise SampleError(f"annotation {anno} has {len(masks[anno])} masks for {n_frames} frames", reason="mask_count")
-    return MaskTrack(size, tuple(compressed(rle, size) for rle in masks[anno]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from unipixel.errors import SampleError
@@ -13,18 +14,18 @@ TIMING = re.compile(rf"\s*{TIME}\s*-->\s*{TIME}(?:\s.*)?")
 MARKUP = re.compile(r"<[^>]*>|\{\\[^}]*\}")
 
 
-def read_srt(path: Path) -> tuple[Subtitle, ...]:
+def read_srt(path: Path, *, encodings: Sequence[str] = ("utf-8-sig",)) -> tuple[Subtitle, ...]:
     """Cues in order of their start; text without markup, its lines joined by spaces; cues without text are left out.
 
+    Args:
+        encodings: tried in this order.
+
     Raises:
-        SampleError: ``bad_subtitles``: a block without a timing line, a cue that ends before it starts, or text that is not UTF-8.
+        SampleError: ``bad_subtitles``: a block without a timing line, a cue that ends before it starts, or text in no given encoding.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise SampleError(f"{path} is not UTF-8: {error}", reason="bad_subtitles") from error
+    text = _decoded(path, encodings)
     cues = []
-    for block in re.split(r"\n\s*\n", text.strip()):
+    for block in re.split(r"\r?\n\s*\n", text.strip()):
         lines = block.strip().splitlines()
         if not lines:
             continue
@@ -40,6 +41,16 @@ def read_srt(path: Path) -> tuple[Subtitle, ...]:
         if words:
             cues.append(Subtitle(start, end, words))
     return tuple(sorted(cues, key=lambda c: (c.start_s, c.end_s)))
+
+
+def _decoded(path: Path, encodings: Sequence[str]) -> str:
+    raw = path.read_bytes()
+    for encoding in encodings:
+        try:
+            return raw.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    raise SampleError(f"{path} is not text in {' or '.join(encodings)}", reason="bad_subtitles")
 
 
 def _seconds(parts: tuple[str, ...]) -> float:

@@ -2,7 +2,7 @@
 
 Layout inside the input folder: a table (``st_evidence.csv`` for training, ``st_evidence_gen.csv`` for the benchmark), masks per entry
 (see ``data_tools.convert.masks``), frames at 6 per second in ``frames_6fps/<video>/`` or ``video_frames_6fps/<video>/`` or else
-``videos/<video_path>``, and optionally ``subtitles/<video>.srt``, ``question_types.csv`` and ``preferences.jsonl``.
+``videos/<video_path>`` or ``videos_6fps/<video_path>``, and optionally ``subtitles/<video>.srt``, ``question_types.csv`` and ``preferences.jsonl``.
 """
 
 from __future__ import annotations
@@ -48,21 +48,23 @@ class Video:
 
 
 def convert(folder: Path, *, split: str, ledger: SkipLedger, preferences: bool = False, table: str | None = None) -> Iterator[Bundle]:
-    """One bundle per video with all its entries of ``split``; a table without a ``split`` column is taken as a whole.
+    """ST-Evidence-Instruct (gen_mask: st_evidence.csv, masks/, video_frames_6fps/) and the benchmark's st_evidence_gen.csv.
+
+    One bundle per video with all its entries of ``split``; a table without a ``split`` column is taken as a whole.
 
     Args:
-        preferences: add ``preferences.jsonl``: a pair goes to the entry that asks its prompt, else to an example of its own.
-        table: CSV file inside ``folder``; default: the first of ``TABLES`` that exists.
+        preferences: read preferences.jsonl too; a pair goes to the entry that asks its prompt, else to an example of its own
+        table: CSV file inside the input; default: st_evidence.csv, else st_evidence_gen.csv
     """
     present = [table] if table else [name for name in TABLES if (folder / name).is_file()]
-    path = source_file(folder / (present[0] if present else TABLES[0]), "table (set --table)")
+    path = source_file(folder / (present[0] if present else TABLES[0]), "table (--set table=...)")
     videos: dict[str, Video] = {}
     for row in read_csv(path, COLUMNS):
         if row.get("split", split) == split:
             with ledger.catching(NAME, row["entry_id"]):
                 _video(videos, row["video_path"], row["video_id"]).rows.append(row)
     if preferences:
-        for pair in _jsonl(source_file(folder / "preferences.jsonl", "preference pairs (leave out --preferences)")):
+        for pair in _jsonl(source_file(folder / "preferences.jsonl", "preference pairs (leave out --set preferences=true)")):
             if pair.get("split", split) == split:
                 with ledger.catching(NAME, pair.get("id", "pair without id")):
                     _video(videos, pair.get("video", ""), "").preferences.append(pair)
@@ -86,7 +88,7 @@ def _bundle(folder: Path, video: Video, types: dict[str, str], ledger: SkipLedge
     examples = []
     for row in video.rows:
         with ledger.catching(NAME, row["entry_id"]):
-            example = _example(row, types)
+            example = entry_example(row, types.get(row["entry_id"], "other"))
             entry_id, chosen = row["entry_id"], _evidence(folder, row, (height, width))
             oids = objects.add([o for _, o in chosen], [f"{entry_id}-{n}" for n, _ in chosen])
             examples.append(replace(example, targets=(tuple(dict.fromkeys(oids)),)))
@@ -101,20 +103,29 @@ def _frames(folder: Path, video: Video, ledger: SkipLedger) -> FrameList:
     roots = [folder / "frames_6fps", folder / "video_frames_6fps"]
     frames = read_folder([inside(root, name) for root in roots for name in video.names], FPS)
     if frames is None:
-        path = inside(folder / "videos", video.path)
-        if not path.is_file():
-            raise SampleError(f"no folder {video.names} in {[str(r) for r in roots]} and no {path}", reason="no_frames")
+        files = [inside(root, video.path) for root in (folder / "videos", folder / "videos_6fps", folder)]
+        path = next((p for p in files if p.is_file()), None)
+        if path is None:
+            raise SampleError(f"no folder {video.names} in {[str(r) for r in roots]} and none of {[str(p) for p in files]}", reason="no_frames")
         frames = decode_video(path, FPS)
         ledger.note(f"frames decoded from video files and stored as JPEG of quality {JPEG_QUALITY}", len(frames.frames))
     return frames
 
 
-def _example(row: dict[str, str], types: dict[str, str]) -> Example:
-    """The entry without its masks; checks options and answer."""
+def entry_example(row: dict[str, str], question_type: str = "other") -> Example:
+    """A row of the table without its masks; checks options and answer."""
     options = tuple(str(c) for c in literal_list(row["candidates"], "candidates"))
     source = {name: row[name] for name in ("source", "qa_source") if row.get(name)}
     return Example(row["entry_id"], "evidence", row["question"], options, row["answer"], _segments(row),
-                   question_type=types.get(row["entry_id"], "other"), source=source)
+                   question_type=question_type, source=source)
+
+
+def mask_ids(row: dict[str, str]) -> list[int]:
+    """The numbers in ``mask_evidence``, which must name at least one object."""
+    ids = literal_list(row["mask_evidence"], "mask_evidence")
+    if not ids or not all(isinstance(i, int) for i in ids):
+        raise SampleError(f"mask_evidence {ids} names no objects by number", reason="no_mask_ids")
+    return ids
 
 
 def _segments(row: dict[str, str]) -> tuple[Segment, ...] | None:
@@ -132,11 +143,7 @@ def _pairs_of_times(value: Any, where: str) -> tuple[Segment, ...]:
 def _evidence(folder: Path, row: dict[str, str], size: tuple[int, int]) -> list[tuple[int, EvidenceObject]]:
     """(1-based number, object) of the entry's evidence; a table without ``mask_evidence`` means all objects of the entry."""
     inside(folder, row["entry_id"])
-    ids = None
-    if "mask_evidence" in row:
-        ids = literal_list(row["mask_evidence"], "mask_evidence")
-        if not ids:
-            raise SampleError("mask_evidence names no object", reason="no_mask_ids")
+    ids = mask_ids(row) if "mask_evidence" in row else None
     objects = read_objects(folder, row["entry_id"], size, FPS)
     wrong = [i for i in ids or () if i not in range(1, len(objects) + 1)]
     if wrong:

@@ -16,6 +16,7 @@ from unipixel.sample import SCHEMA, example_from_json, medium_from_json
 
 
 def convert(folder: Path, *, split: str, ledger: SkipLedger) -> Iterator[Bundle]:
+    """The toolkit's own clips, as `unipixel synth` writes them (<split>/<clip>/clip.json, frames/)."""
     clips = sorted(p for p in (folder / split).glob("*") if p.is_dir())
     if not clips:
         raise DataError(f"no clip folders in {folder / split}: make them with `unipixel synth`, or check --input and --split")

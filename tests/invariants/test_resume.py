@@ -110,7 +110,7 @@ def test_sigterm_to_one_rank_stops_all_at_the_same_step(tiny, wholes, tmp_path):
     assert first.wait() == [EXIT_PREEMPTED] * 2, first.logs()
     folders = checkpoints.checkpoints(out)
     assert len(folders) == 1 and checkpoints.problem(folders[0]) is None and not (out / TRAINED[0]).exists()
-    done = json.loads((folders[0] / "data_order.json").read_text())["step"]
+    done = json.loads((folders[0] / "data_order.json").read_text())["state"]["step"]
     assert [len(steps(out, rank)) for rank in (0, 1)] == [done, done] and done < STEPS
     second = Ranks(settings(tiny, tmp_path, "zero2"), out)
     second.finish()

@@ -19,7 +19,7 @@ from unipixel.sample import EMPTY
 @pytest.mark.parametrize("split,media,entries,pairs", [("train", 4, 27, 26), ("test", 2, 14, 15)])
 def test_mini_real_is_packed_completely(shared_data, tmp_path, split, media, entries, pairs):
     root = shared_data / "mini_real"
-    data = run("st_evidence", root, tmp_path / "out", "--split", split, "--preferences")
+    data = run("st_evidence", root, tmp_path / "out", "--split", split, "--set", "preferences=true")
     manifest = data.manifests[0]
     assert (manifest["bundles"], manifest["kinds"], manifest["skipped"], manifest["notes"]) == (
         media, {"video": pairs, "video_masks": entries}, {}, {})

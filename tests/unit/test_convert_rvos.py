@@ -40,14 +40,14 @@ def test_mevis_layout(tmp_path):
         "0": expression("both cats", 1, 2), "1": expression("the left cat", 1), "2": expression("nothing"), "3": expression("gone", 3),
         "4": expression("short", 4), "5": expression("big", 5)},
         {"1": dense, "2": [None, dense[1], None], "4": dense[:2], "5": [rle(np.ones((H, 2 * W)))] * 3})
-    found = examples_of(run("rvos", tmp_path / "in", tmp_path / "out", "--split", "valid_u", "--fps", "5"))
-    assert sorted(found) == ["v_0", "v_1"]
+    found = examples_of(run("rvos", tmp_path / "in", tmp_path / "out", "--split", "valid_u", "--set", "fps=5"))
+    assert sorted(found) == ["v_0", "v_1", "v_2"] and found["v_2"][1].targets == ((),)  # evaluation: nothing is meant, nothing may be drawn
     medium, both = found["v_0"]
     assert medium.frame_times == (0, 0.2, 0.4) and both.task == "refer" and both.targets == (("a1", "a2"),)
     assert {o: medium.objects[o].expression for o in medium.objects} == {"a1": "the left cat", "a2": ""}
     assert (medium.objects["a1"].track.decode() == masks).all()
     assert medium.objects["a2"].track.entries[0] == EMPTY and medium.objects["a2"].track.annotated.all()
-    assert skipped(tmp_path / "out") == {"v_2": "no_object_ids", "v_3": "mask_missing", "v_4": "mask_count", "v_5": "mask_size"}
+    assert skipped(tmp_path / "out") == {"v_3": "mask_missing", "v_4": "mask_count", "v_5": "mask_size"}
     assert root.is_dir()
 
 

@@ -128,7 +128,7 @@ def test_preference_pairs(tmp_path, capsys):
              side | {"id": "p4", "prompt": "Equal?", "chosen": "no"}, side | {"id": "p5", "split": "test"},
              {"id": "p6", "video": "v1.mp4"}, side | {"id": "p7", "prompt": "Odd?", "failure_mode": "mood"}]
     (root / "preferences.jsonl").write_text("\n".join(json.dumps(p) for p in pairs))
-    found = examples_of(run("st_evidence", root, tmp_path / "out", "--preferences"))
+    found = examples_of(run("st_evidence", root, tmp_path / "out", "--set", "preferences=true"))
     assert sorted(found) == ["e1", "p1"]
     assert [p.pair_id for p in found["e1"][1].pairs] == ["p2"]
     own = found["p1"][1]
@@ -159,12 +159,14 @@ def test_video_stands_in_for_missing_frames(tmp_path, capsys):
     data = run("st_evidence", root, tmp_path / "out")
     assert len(data.sample(0).frames) == 6 and data.sample(0).medium.duration_s == pytest.approx(1.0)
     assert skipped(tmp_path / "out") == {"v2.mp4": "video_unreadable"}
+    (root / "videos").rename(root / "videos_6fps")  # as the benchmark has them
+    assert len(run("st_evidence", root, tmp_path / "again").sample(0).frames) == 6
     assert "6 frames decoded from video files and stored as JPEG of quality 95" in capsys.readouterr().out
 
 
 def test_missing_table_and_column(tmp_path):
-    with pytest.raises(DataError, match=r"no table \(set --table\) at .*st_evidence\.csv"):
+    with pytest.raises(DataError, match=r"no table \(--set table=...\) at .*st_evidence\.csv"):
         run("st_evidence", tmp_path, tmp_path / "out")
     (tmp_path / "t.csv").write_text("entry_id,question\n1,x\n")
     with pytest.raises(DataError, match=r"lacks the columns \['video_id'"):
-        run("st_evidence", tmp_path, tmp_path / "out", "--table", "t.csv")
+        run("st_evidence", tmp_path, tmp_path / "out", "--set", "table=t.csv")

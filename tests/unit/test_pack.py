@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,11 @@ import numpy as np
 import pytest
 
 from data_tools import pack
+from data_tools.convert import CONVERTERS
+from data_tools.convert.base import left_out
+from data_tools.convert.options import options_of
 from tests.packing import H, W, jpeg, run, skipped
+from unipixel.data.shards import ShardDataset, ShardWriter
 from unipixel.errors import EXIT_USER_ERROR, ConfigError, DataError
 from unipixel.sample import Example, MaskTrack, Medium, SceneObject, to_json
 
@@ -82,7 +87,14 @@ def test_strict_and_empty(tmp_path):
 
 @pytest.mark.parametrize("more,message", [
     (["--source", "synht"], "not one of.*nearest: 'synth'"),
-    (["--source", "synth", "--fps", "3"], r"no use for \['--fps'\]"),
+    (["--source", "synth", "--set", "fps=3"], "source 'synth' has no options"),
+    (["--source", "rvos", "--set", "fsp=3"], r"--set fsp: source 'rvos' has the options .*nearest: 'fps'"),
+    (["--source", "rvos", "--set", "fps"], "write name=value"),
+    (["--source", "rvos", "--set", "fps=fast"], "--set fps=fast: expected float"),
+    (["--source", "ref_davis17", "--set", "verify=maybe"], "expected true or false"),
+    (["--source", "rvos", "--set", "fps=3", "--set", "fps=4"], "fps is given twice"),
+    (["--source", "synth", "--fsp", "3"], "unknown flag '--fsp'"),
+    ([], r"\['--source'\] must be set; `unipixel pack --list`"),
     (["--source", "synth", "--input", "/nowhere"], "is not a folder"),
     (["--source", "synth", "--workers", "0"], "must be at least 1"),
 ])
@@ -107,3 +119,72 @@ def test_repeated_example_and_clip_without_pictures(tmp_path):
     data = run("synth", tmp_path / "in", tmp_path / "out")
     assert data.rows["example_id"].to_pylist() == ["a-0"]
     assert skipped(tmp_path / "out") == {"a-0": "duplicate_example", "b": "no_frames"}
+
+
+def test_options_come_from_the_signature_and_reach_the_converter(monkeypatch, tmp_path):
+    def convert(folder: Path, *, split: str, ledger, count: int = 3, rate: float = 6.0, name: str | None = None, fast: bool = False):
+        """Own.
+
+        Args:
+            count: how many
+                of them
+            rate: how often
+        """
+        seen.update(count=count, rate=rate, name=name, fast=fast)
+        return iter(())
+
+    seen = {}
+    monkeypatch.setitem(CONVERTERS, "own", convert)
+    assert {o.name: (o.kind, o.default, o.help) for o in options_of(convert).values()} == {
+        "count": (int, 3, "how many of them"), "rate": (float, 6.0, "how often"), "name": (str, None, ""), "fast": (bool, False, "")}
+    with pytest.raises(DataError, match="empty dataset"):
+        run("own", tmp_path, tmp_path / "out", "--set", "rate=0.5", "name=a=b", "--set", "fast=true")
+    assert seen == {"count": 3, "rate": 0.5, "name": "a=b", "fast": True}
+
+
+def test_list_names_every_source_and_explains_every_option(capsys):
+    assert pack.main(["--list"]) == 0
+    listed = capsys.readouterr().out
+    for name, convert in CONVERTERS.items():
+        assert re.search(rf"^{re.escape(name)} +\S", listed, re.MULTILINE), f"{name} has no description"
+        assert [o.name for o in options_of(convert).values() if not o.help] == [], name
+
+
+def test_filters_are_listed_but_no_damage(tmp_path, monkeypatch, capsys):
+    synth_clip(tmp_path / "in", "a", 1)
+
+    def convert(folder: Path, *, split: str, ledger):
+        with ledger.catching("own", "long"):
+            raise left_out("frames", "9 frames are more than max_frames=3")
+        yield from CONVERTERS["synth"](folder, split=split, ledger=ledger)
+
+    monkeypatch.setitem(CONVERTERS, "own", convert)
+    run("own", tmp_path / "in", tmp_path / "out", "--strict")
+    assert skipped(tmp_path / "out") == {"long": "filter_frames"}
+    assert "filter_frames" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupted_pack_reads_one_medium_at_a_time_and_leaves_nothing_readable(tmp_path, monkeypatch, stop):
+    """Every medium is written before the next one is read, and what was written is gone when the run stops."""
+    for i in range(3):
+        synth_clip(tmp_path / "in", f"clip{i}", i)
+    written, found = [], []
+
+    def convert(folder: Path, *, split: str, ledger):
+        for bundle in CONVERTERS["synth"](folder, split=split, ledger=ledger):
+            found.append((len(written), bundle.medium.medium_id))
+            if len(found) == 3:
+                assert list((tmp_path / "out").glob("shard-*")) != []
+                raise stop
+            yield bundle
+
+    write = ShardWriter.write
+    monkeypatch.setattr(ShardWriter, "write", lambda self, medium, *rest: (written.append(medium.medium_id), write(self, medium, *rest)))
+    monkeypatch.setitem(CONVERTERS, "own", convert)
+    with pytest.raises(stop):
+        run("own", tmp_path / "in", tmp_path / "out", "--max_shard_bundles", "1")
+    assert found == [(0, "clip0"), (1, "clip1"), (2, "clip2")]
+    assert list((tmp_path / "out").iterdir()) == []
+    with pytest.raises(DataError, match=r"no dataset\.json"):
+        ShardDataset(tmp_path / "out")

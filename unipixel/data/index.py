@@ -117,7 +117,7 @@ def write_index(folder: Path, shard: dict[str, Any], rows: Sequence[dict[str, An
 def write_manifest(folder: Path, name: str, split: str, shards: Sequence[dict[str, Any]], kinds: Mapping[str, int],
                    skipped: SkipLedger | None = None) -> dict[str, Any]:
     """Write ``dataset.json``, which makes the folder a dataset; returns it."""
-    skipped = skipped or SkipLedger()
+    skipped = SkipLedger() if skipped is None else skipped
     manifest = {
         "schema": SCHEMA, "name": name, "split": split, "fingerprint": fingerprint(name, split, shards),
         "bundles": sum(s["bundles"] for s in shards), "examples": sum(s["examples"] for s in shards), "kinds": dict(sorted(kinds.items())),

@@ -108,7 +108,7 @@ class ShardWriter:
         Raises:
             DataError: nothing was written.
         """
-        skipped = skipped or SkipLedger()
+        skipped = SkipLedger() if skipped is None else skipped
         skipped.write(self.folder / index.SKIPPED)
         if not self._keys:
             raise DataError(f"empty dataset: nothing was packed into {self.folder}, {len(skipped)} items were skipped "

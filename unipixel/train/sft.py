@@ -31,7 +31,7 @@ from unipixel.model.adapters import LoraSettings, TrainableReport, set_trainable
 from unipixel.model.build import ModelSettings, build_model, checkpoint_fields
 from unipixel.model.checkpoint import always_written, load_trained_values, save_trained
 from unipixel.objectives.masks import MaskLossSettings
-from unipixel.train import checkpoints
+from unipixel.train import checkpoints, elastic
 from unipixel.train.callbacks import GradientCheck, MaskPanels, Preemption, Scalars
 from unipixel.train.deepspeed_private import whole_weights
 from unipixel.train.settings import DataSettings, RunSettings, SFTArguments
@@ -90,6 +90,8 @@ def run_sft(model_settings, lora, data, frames, text, masks, run, args) -> int:
     resume = find_resume(run, out)
     main_process = args.process_index == 0
 
+    converted = resume is not None and elastic.prepare_resume(resume, args)
+
     with whole_weights():
         model, tokenizer = build_model(model_settings)
         report = set_trainable(model, lora, run.train)
@@ -119,7 +121,8 @@ def run_sft(model_settings, lora, data, frames, text, masks, run, args) -> int:
         print(f"data: {len(dataset)} examples in {len(groups)} groups, {plan.epoch_size:g} groups per epoch, {args.max_steps} steps of "
               f"{args.per_device_train_batch_size} x {args.gradient_accumulation_steps} x {args.world_size} (media x accumulation x processes)")
         print(f"attention: {model_settings.attn_implementation} ({'torch varlen flash' if torch.cuda.is_available() else 'torch SDPA per dialogue'})")
-        print(f"{'resuming from ' + str(resume) if resume else 'starting from the base model'}")
+        print(f"{'resuming from ' + str(resume) if resume else 'starting from the base model'}"
+              f"{', converted for another number of processes' if converted else ''}")
         write_settings(out, model_settings, lora, data, frames, text, masks, run, args)
         if run.resume != "auto" and (aside := checkpoints.set_aside(out, resume)):
             print(f"later checkpoints of an earlier run moved to {aside}")
