@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import torch
 import transformers.integrations.deepspeed as hf_deepspeed
 import transformers.trainer as hf_trainer
 from torch import Tensor, nn
@@ -38,13 +40,27 @@ def partial_resume() -> Iterator[None]:
 
     @functools.wraps(original)
     def load(engine, path, load_module_strict=True):
-        return original(engine, path, load_module_strict=False)
+        original(engine, path, load_module_strict=False)
+        repair_universal_load(engine, Path(path))
 
     hf_trainer.deepspeed_load_checkpoint = load
     try:
         yield
     finally:
         hf_trainer.deepspeed_load_checkpoint = original
+
+
+def repair_universal_load(engine, checkpoint: Path) -> None:
+    """ZeRO-3's universal load gives every parameter group the learning rate and decay of the first one, and all tensors one shared step
+    counter, which each of them then advances."""
+    if not (engine.load_universal_checkpoint() and engine.zero_optimization_partition_weights()):
+        return
+    folder = checkpoint / (checkpoint / "latest_universal").read_text().strip()
+    stored = torch.load(folder / "zero" / "optimizer_state.pt", weights_only=False)["optimizer_state_dict"]["param_groups"]
+    for group, settings in zip(engine.optimizer.optimizer.param_groups, stored, strict=True):
+        group.update({name: value for name, value in settings.items() if name != "params"})
+    for state in engine.optimizer.optimizer.state.values():
+        state["step"] = state["step"].clone()
 
 
 @contextmanager

@@ -32,13 +32,13 @@ def prepare_resume(checkpoint: Path, args) -> bool:
     Raises:
         CheckpointError: the conversion failed; its output is shown.
     """
-    world = stored_world(checkpoint)
-    if args.hf_deepspeed_config is None or world in (None, args.world_size):
+    world, engine = stored_world(checkpoint), getattr(args, "hf_deepspeed_config", None)
+    if engine is None or world in (None, args.world_size):
         return False
     if args.process_index == 0:
         convert(checkpoint)
     barrier()
-    args.hf_deepspeed_config.config["checkpoint"] = {"load_universal": True}
+    engine.config["checkpoint"] = {"load_universal": True}
     return True
 
 

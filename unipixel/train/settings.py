@@ -49,8 +49,8 @@ class RunSettings:
     train: list[str] = setting(["embedding", "seg", "sam2_encoder", "sam2_decoder"], "parts trained in full beside LoRA: llm, visual, embedding, "
                                "projector, ref, ref_encoder, mem, seg, sam2_encoder, sam2_decoder")
     resume: str = setting("auto", "auto: from the newest complete checkpoint when there is one; never: from scratch; or a checkpoint folder")
-    init_from: str = setting("", "trained models whose weights this run starts from (a new run, not a resume): folders or partial files, comma-separated; "
-                                "later ones win")
+    init_from: str = setting("", "trained models whose weights this run starts from (a new run, not a resume): folders or partial files, "
+                                "comma-separated; later ones win")
     lora_lr: float = setting(0.0, "learning rate of LoRA; 0: learning_rate")
     sam2_encoder_lr: float = setting(5e-6, "learning rate of SAM 2's image encoder")
     sam2_decoder_lr: float = setting(5e-6, "learning rate of the rest of SAM 2")
