@@ -7,6 +7,8 @@ import logging
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,7 +28,7 @@ TRAINED = ("adapter_model.safetensors", "pytorch_model.safetensors")
 
 
 def settings(tiny, folder: Path, engine: str, **changes) -> dict:
-    """Dropout on, a checkpoint after every step; the steps are of the kinds masks, no masks, masks, masks."""
+    """Dropout on, a checkpoint after every step; the steps are of the kinds masks, masks, no masks, masks."""
     return recipe(tiny, max_steps=STEPS, save_steps=1, lora_dropout=0.05, examples_per_medium=1, deepspeed=tiny_run.engine(engine, folder),
                   **changes)
 
@@ -58,7 +60,7 @@ def wholes(tiny, tmp_path_factory) -> Callable[[str], Path]:
             folder = tmp_path_factory.mktemp(engine)
             made[engine] = Ranks(settings(tiny, folder, engine), folder / "whole").finish()
             kinds = [line["kind"] for line in steps(made[engine])]
-            assert kinds == ["video_masks", "video", "video_masks", "video_masks"]
+            assert kinds == ["video_masks", "video_masks", "video", "video_masks"]
         return made[engine]
 
     return whole
@@ -100,6 +102,15 @@ def test_torchrun_restarts_killed_worker(tiny, wholes, tmp_path):
         if launcher.poll() is None:
             os.killpg(launcher.pid, signal.SIGKILL)
     assert "resuming from" in out.with_suffix(".log").read_text()
+    assert_same_run(out, wholes("zero2"))
+
+
+def test_deepspeed_launcher_runs_the_same_training(tiny, wholes, tmp_path):
+    out = tmp_path / "run"
+    command = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", "2", "--master_port", str(tiny_run.free_port()), "--module",
+               "tests.tiny_run", *tiny_run.flags(settings(tiny, tmp_path, "zero2"), out), "--output_dir", str(out)]
+    result = subprocess.run(command, cwd=tiny_run.ROOT, capture_output=True, text=True, timeout=200, check=False)
+    assert result.returncode == 0, (result.stdout + result.stderr)[-4000:]
     assert_same_run(out, wholes("zero2"))
 
 
