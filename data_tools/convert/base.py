@@ -20,6 +20,7 @@ from typing import Any
 
 from PIL import Image
 
+from unipixel.data.stored_video import StoredVideo
 from unipixel.errors import ConfigError, DataError, SampleError, nearest
 from unipixel.sample import Example, Medium
 
@@ -153,13 +154,20 @@ def check_frames(medium: Medium, frames: Sequence[bytes], pool: Executor) -> Non
     Raises:
         SampleError: ``frame_unreadable`` or ``frame_size``, naming the first bad frame and its time.
     """
-    for t, problem in enumerate(pool.map(_decoded_size, frames)):
+    sizes = _video_sizes(frames) if isinstance(frames, StoredVideo) else pool.map(_decoded_size, frames)
+    for t, problem in enumerate(sizes):
         where = f"frame {t} at {medium.frame_times[t]:.3f} s" if t < len(medium.frame_times) else f"frame {t}"
         if isinstance(problem, str):
             raise SampleError(f"{where} cannot be decoded: {problem}", reason="frame_unreadable", key=medium.medium_id)
         if problem != (medium.width, medium.height):
             raise SampleError(f"{where} is {problem[0]}x{problem[1]} px, the medium says {medium.width}x{medium.height} px",
                               reason="frame_size", key=medium.medium_id)
+
+
+def _video_sizes(video: StoredVideo) -> Iterator[tuple[int, int]]:
+    for first in range(0, len(video), 32):
+        frames = video.decode(range(first, min(first + 32, len(video))))
+        yield from [frames.shape[2:0:-1]] * len(frames)
 
 
 def _decoded_size(frame: bytes) -> tuple[int, int] | str:

@@ -7,16 +7,19 @@ from pathlib import Path
 
 from data_tools.convert.base import inside
 from unipixel.data.ledger import SkipLedger
-from unipixel.data.video import JPEG_QUALITY, FrameList, decode_video, read_frames
+from unipixel.data.video import JPEG_QUALITY, FrameList, decode_video, list_video, read_frames
 from unipixel.errors import SampleError
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
-def read_clip(root: Path, name: str, fps: float, ledger: SkipLedger) -> FrameList:
+def read_clip(root: Path, name: str, fps: float, ledger: SkipLedger, store: str = "frames") -> FrameList:
     """Frames of ``root/name``: of the folder of that name (taken to run at ``fps``, in the order of the numbers in the file names), or
     of the video file, sampled at ``fps``. Either may be called ``name`` itself, ``name`` without its video suffix, or with one added.
+
+    Args:
+        store: ``frames`` decodes a video file now and keeps JPEGs; ``video`` keeps the file, whose frames are decoded when they are used.
 
     Raises:
         SampleError: ``no_frames``, ``unsafe_path`` or ``video_unreadable``.
@@ -30,6 +33,8 @@ def read_clip(root: Path, name: str, fps: float, ledger: SkipLedger) -> FrameLis
     if found.is_dir():
         files = frame_files(found)
         return FrameList(tuple(range(len(files))), read_frames(files), fps, len(files) / fps)
+    if store == "video":
+        return list_video(found, fps)
     frames = decode_video(found, fps)
     ledger.note(f"frames decoded from video files and stored as JPEG of quality {JPEG_QUALITY}", len(frames.frames))
     return frames

@@ -11,6 +11,8 @@ from data_tools.convert.folder import COLUMNS
 from tests.dataset_fixtures.common import write
 from tests.dataset_fixtures.language import jsonl
 from tests.packing import examples_of, grey_video, jpeg, run, skipped
+from unipixel.data.media import decode_frames
+from unipixel.data.shards import ShardDataset
 from unipixel.errors import ConfigError, DataError
 from unipixel.sample import Subtitle
 
@@ -32,6 +34,21 @@ def media(root):
         write(root / "walk" / f"{n}.jpg", data)
     write(root / "dog.srt", SRT)
     return frames
+
+
+def test_videos_can_be_kept_as_they_are(tmp_path):
+    """``store=video``: the same frames at the same times, the file unchanged inside the shard."""
+    media(tmp_path / "in")
+    (tmp_path / "in/questions.csv").write_text(TABLE)
+    frames, videos = (examples_of(run("folder", tmp_path / "in", tmp_path / store, "--set", f"store={store}")) for store in ("frames", "video"))
+    assert not skipped(tmp_path / "video") and {e: m for e, (m, _) in videos.items()} == {e: m for e, (m, _) in frames.items()}
+    tar = next((tmp_path / "video").glob("*.tar")).read_bytes()
+    assert (tmp_path / "in/clips/dog.mp4").read_bytes() in tar
+    dog = [ShardDataset(tmp_path / store).sample(0) for store in ("frames", "video")]
+    kept, whole = (decode_frames(s.frames, range(4), (s.medium.height, s.medium.width), s.key).float() for s in dog)
+    assert (kept - whole).abs().mean() < 3
+    with pytest.raises(ConfigError, match="store"):
+        run("folder", tmp_path / "in", tmp_path / "x", "--set", "store=film")
 
 
 def test_documented_example(tmp_path):

@@ -128,3 +128,21 @@ def test_patches_and_normalisation_equal_the_processor(count):
 def test_settings_out_of_range(changes, words):
     with pytest.raises(ConfigError, match=words):
         FrameSettings(**changes)
+
+
+def test_an_optional_decoder_gives_the_same_pixels(tmp_path):
+    pytest.importorskip("torchcodec")
+    from tests.packing import grey_video
+    from unipixel.data.stored_video import StoredVideo
+
+    grey_video(tmp_path / "v.mp4", 30, 10)
+    video = StoredVideo((tmp_path / "v.mp4").read_bytes, [t / 5 for t in range(12)])
+    assert np.array_equal(video.decode([3, 0, 11]), video.decode([3, 0, 11], "torchcodec"))
+
+
+def test_decoders_are_checked(monkeypatch):
+    with pytest.raises(ConfigError, match="video_decoder='decord' must be one of"):
+        FrameSettings(video_decoder="decord")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="pip install torchcodec"):
+        FrameSettings(video_decoder="torchcodec")

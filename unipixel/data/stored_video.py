@@ -12,6 +12,8 @@ import numpy as np
 from unipixel.errors import SampleError
 
 JPEG_QUALITY = 95
+DECODERS = ("pyav", "torchcodec")
+"""PyAV brings its own FFmpeg; torchcodec is an optional package that uses the system's."""
 
 
 class StoredVideo(Sequence):
@@ -49,8 +51,10 @@ class StoredVideo(Sequence):
         av.VideoFrame.from_ndarray(self.decode([range(len(self))[t]])[0]).to_image().save(out, "JPEG", quality=JPEG_QUALITY)
         return out.getvalue()
 
-    def decode(self, positions: Sequence[int]) -> np.ndarray:
-        """(T, H, W, 3) uint8 RGB, upright, in the order asked for."""
+    def decode(self, positions: Sequence[int], decoder: str = "pyav") -> np.ndarray:
+        """(T, H, W, 3) uint8 RGB, upright, in the order asked for. ``decoder`` is one of ``DECODERS``."""
+        if decoder == "torchcodec":
+            return self._decode_torchcodec(positions)
         try:
             with av.open(io.BytesIO(self.data)) as container:
                 stream = container.streams.video[0]
@@ -64,6 +68,17 @@ class StoredVideo(Sequence):
         if missing:
             raise SampleError(f"frames at {[self._times[t] for t in missing[:3]]} s do not decode", reason="video_unreadable", key=self._key)
         return np.stack([frames[self._wanted[t]] for t in positions])
+
+    def _decode_torchcodec(self, positions: Sequence[int]) -> np.ndarray:
+        from torchcodec.decoders import VideoDecoder  # noqa: PLC0415  (optional; FrameSettings has checked that it is there)
+
+        try:
+            with av.open(io.BytesIO(self.data)) as container:
+                self._index(container, container.streams.video[0])
+            frames = VideoDecoder(self.data, dimension_order="NHWC", num_ffmpeg_threads=1)
+            return frames.get_frames_at([self._pts.index(self._wanted[t]) for t in positions]).data.numpy()
+        except (av.FFmpegError, IndexError, ValueError, RuntimeError) as error:
+            raise SampleError(f"cannot decode the video: {error}", reason="video_unreadable", key=self._key) from error
 
     def _index(self, container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> None:
         """Time stamps of all frames and of the key frames, from the packets alone; the stamp wanted at each position."""

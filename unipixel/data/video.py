@@ -11,6 +11,7 @@ from pathlib import Path
 import av
 from PIL import Image, UnidentifiedImageError
 
+from unipixel.data.stored_video import StoredVideo
 from unipixel.errors import DataError, SampleError
 from unipixel.sample import Medium
 
@@ -25,7 +26,7 @@ class FrameList:
     """Frames sampled at ``fps``: ``numbers[i] / fps`` is the time in seconds of ``frames[i]``."""
 
     numbers: tuple[int, ...]
-    frames: tuple[bytes, ...]
+    frames: Sequence[bytes]
     fps: float
     duration_s: float
 
@@ -127,6 +128,26 @@ def count_frames(path: Path) -> int:
             return sum(packet.size > 0 for packet in container.demux(container.streams.video[0]))
     except (av.FFmpegError, IndexError) as error:
         raise SampleError(f"cannot read {path}: {error}", reason="video_unreadable") from error
+
+
+def list_video(path: Path, fps: float) -> FrameList:
+    """The frames that :func:`decode_video` keeps, as a ``StoredVideo`` of the file: nothing is decoded here, time stamps come from packets.
+
+    Raises:
+        SampleError: ``video_unreadable``.
+    """
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            stamps = sorted(float(p.pts * stream.time_base) for p in container.demux(stream) if p.pts is not None)
+            period = float(1 / stream.average_rate)
+    except (av.FFmpegError, IndexError, TypeError) as error:
+        raise SampleError(f"cannot read {path}: {error}", reason="video_unreadable") from error
+    if not stamps:
+        raise SampleError(f"{path} holds no frame", reason="video_unreadable")
+    last = stamps[-1] - stamps[0]
+    numbers = tuple(range(int((last + period / 2) * fps) + 1))
+    return FrameList(numbers, StoredVideo(path.read_bytes, [n / fps for n in numbers], str(path)), fps, last + period)
 
 
 def _jpeg(frame: av.VideoFrame) -> bytes:
