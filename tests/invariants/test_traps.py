@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from tests.tiny_run import Ranks, recipe, steps, tiny_parts
 from unipixel import distributed
 from unipixel.data.collate import collate
 from unipixel.data.plan import OrderPlan
+from unipixel.data.targets import batch_targets
 from unipixel.errors import EXIT_USER_ERROR, ConfigError, DistributedError
+from unipixel.model.keys import FOURIER, POINT_MODULES, part_head
 from unipixel.objectives.language import cross_entropy_sum
 from unipixel.objectives.masks import MaskLossSettings, mask_loss_sums
 from unipixel.train import deepspeed_private
@@ -127,7 +130,7 @@ def test_t4_torchrun_still_has_the_switch():
 def packed(tiny):
     """(model, packed media, the same dialogues one by one, kind)."""
     model, _, encoder, groups = tiny_parts(tiny, max_turns=1, lora_dropout=0.0, num_frames=4)
-    chosen = [rows for rows, kind in zip(groups.rows, groups.kinds) if kind == "video_masks"][:2]
+    chosen = [groups.rows[i] for i, kind in enumerate(groups.kind_of) if groups.kinds[kind] == "video_masks"][:2]
     media = [encoder(groups.dataset.sample(rows[0], rows)) for rows in chosen]
     singles = []
     for rows in chosen:
@@ -141,7 +144,7 @@ def packed(tiny):
 
 def losses(model, batch) -> tuple[Tensor, object]:
     out = model(**batch)
-    sums = mask_loss_sums(out.masks, batch["mask_targets"], batch["mask_valid"], MaskLossSettings())
+    sums = mask_loss_sums(out.masks, batch_targets(batch), batch["mask_valid"], MaskLossSettings())
     return cross_entropy_sum(out.logits, batch["label_ids"]) + sum(sums.values()), out
 
 
@@ -190,9 +193,9 @@ def disagree(argv: Sequence[str]) -> int:
     """Rank 1 takes the other kind from the second step on."""
     kind_of = OrderPlan.next_kind
 
-    def next_kind(self):
-        kind = kind_of(self)
-        other = [k for k in self.members if k != kind]
+    def next_kind(self, size):
+        kind = kind_of(self, size)
+        other = [k for k in self.of_kind if k != kind]
         return other[0] if self.step and os.environ["RANK"] == "1" else kind
 
     OrderPlan.next_kind = next_kind
@@ -203,8 +206,29 @@ def test_t7_ranks_of_different_kinds_stop_instead_of_hanging(tiny, tmp_path):
     run = Ranks(recipe(tiny), tmp_path / "run", target=disagree)
     assert run.wait(60) == [EXIT_USER_ERROR] * 2, run.logs()
     for rank in (0, 1):
-        assert "ranks disagree about the next training step: rank 0: step=2, kind=4, kind=4; rank 1: step=2, kind=3, kind=3" in run.log(rank)
-        assert len(steps(run.out, rank)) == 1
+        found = re.search(r"ranks disagree about the next training step: rank 0: data order=(\d+), step=2, kind=(\d+), kind=\2; "
+                          r"rank 1: data order=\1, step=2, kind=(\d+), kind=\3", run.log(rank))
+        assert found and found[2] != found[3] and len(steps(run.out, rank)) == 1
+
+
+def other_data(argv: Sequence[str]) -> int:
+    """Rank 1 gives one source another weight."""
+    describe = OrderPlan.describe
+
+    def described(self):
+        order = describe(self)
+        order["sources"][0]["weight"] += int(os.environ["RANK"])
+        return order
+
+    OrderPlan.describe = described
+    return tiny_run.train(argv)
+
+
+def test_t7_ranks_with_different_data_stop_before_the_first_step(tiny, tmp_path):
+    run = Ranks(recipe(tiny), tmp_path / "run", target=other_data)
+    assert run.wait(60) == [EXIT_USER_ERROR] * 2, run.logs()
+    assert "ranks disagree about the next training step: rank 0: data order=" in run.log(1)
+    assert not (run.out / "steps_0.jsonl").exists()
 
 
 # --- T9: half precision of the engine -----------------------------------------------------------------------------------------------
@@ -233,10 +257,12 @@ def test_frozen_weights_are_never_written(tiny, run_without_compiler):
     adapter, partial = load_file(folder / "adapter_model.safetensors"), load_file(folder / "pytorch_model.safetensors")
     attention = [f"base_model.model.model.language_model.layers.{layer}.self_attn.{name}_proj" for layer in range(2) for name in "qkvo"]
     assert set(adapter) == {f"{name}.lora_{side}.weight" for name in attention for side in "AB"}
-    assert set(partial) == {f"base_model.model.seg_head.{name}" for name in ("0.weight", "1.weight", "1.bias", "3.weight", "3.bias")}
+    heads = {name.removeprefix("base_model.model.") for name in partial}
+    assert {f"seg_head.{name}" for name in ("0.weight", "1.weight", "1.bias", "3.weight", "3.bias")} | set(FOURIER) < heads
+    assert {part_head(name) for name in heads} == {"seg_head", *POINT_MODULES}, "what no base model has"
     whole = sum((tiny.base / name).stat().st_size for name in ("model.safetensors", "sam2.pt"))
     written = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and not p.name.startswith("token"))
-    assert written < whole / 8, f"{written} bytes in a checkpoint of a {whole}-byte model"
+    assert written < whole / 6, f"{written} bytes in a checkpoint of a {whole}-byte model"
 
 
 def test_frozen_seg_head_is_written_under_zero3(tiny, tmp_path):
@@ -244,7 +270,7 @@ def test_frozen_seg_head_is_written_under_zero3(tiny, tmp_path):
     settings = recipe(tiny, deepspeed=tiny_run.engine("zero3", tmp_path), max_steps=1, train=["embedding"], lora_scope="llm")
     out = Ranks(settings, tmp_path / "run").finish()
     partial = load_file(out / "pytorch_model.safetensors")
-    assert {name.removeprefix("base_model.model.").split(".")[0] for name in partial} == {"seg_head", "model"}
+    assert {part_head(name.removeprefix("base_model.model.")) for name in partial} == {"seg_head", "model", *POINT_MODULES}
     assert partial["base_model.model.seg_head.1.weight"].shape == (64, 64) and partial["base_model.model.seg_head.1.weight"].abs().sum() > 0
 
 

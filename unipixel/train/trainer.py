@@ -88,7 +88,8 @@ class GroundedTrainer(Trainer):
         self._add("data_wait_s", time.perf_counter() - started)
         self.consumed_state, self.step_kind = batches[-1]["plan"], batches[-1]["kind"]
         kinds = {KINDS.index(b["kind"]) for b in batches}
-        agree([self.consumed_state["step"], min(kinds), max(kinds)], ("step", "kind", "kind"), "the next training step", device)
+        order = int(self.consumed_state["plan"][:15], 16)  # 15 hex digits fit int64
+        agree([order, self.consumed_state["step"], min(kinds), max(kinds)], ("data order", "step", "kind", "kind"), "the next training step", device)
         labels = sum(len(b["label_ids"]) for b in batches)
         frames = sum(int(b["mask_valid"].sum()) for b in batches if "mask_valid" in b)
         skips = sum(len(b["skips"]) for b in batches)
