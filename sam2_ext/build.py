@@ -8,15 +8,11 @@ from pathlib import Path
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from sam2.modeling.sam.transformer import RoPEAttention
 
 from sam2_ext.model import SegSAM2
 
 ARCHITECTURES = {f"sam2.1_hiera_{size}": f"sam2.1_hiera_{size}.yaml" for size in ("t", "s", "b+", "l")}
 """Names of the four released SAM 2.1 sizes and the YAML each is described by inside the ``sam2`` package."""
-
-# What the UniPixel family switches on for training and the released inference YAMLs leave out (sam2.1 "training" configs agree).
-TRAINING_OVERRIDES = {"image_encoder.trunk.drop_path_rate": 0.1}
 
 
 def load_sam2_config(name_or_path: str | Path) -> DictConfig:
@@ -41,12 +37,12 @@ def build_sam2(name_or_path: str | Path, *, image_size: int = 1024, drop_path_ra
     """Build a randomly initialised network in float32 on the default device.
 
     Args:
-        image_size: side S in pixels of the square input; must be a multiple of 16 (a 16 x 16 grid cell per embedding).
+        image_size: side S in pixels of the square input; a multiple of 32, because the image encoder halves its 1/4 grid three times.
         drop_path_rate: stochastic depth of the image encoder (training only); ``None`` keeps the YAML's value.
         memory_dropout: dropout of the memory attention (training only); ``None`` keeps the YAML's value.
     """
-    if image_size % 16:
-        raise ValueError(f"image_size={image_size} must be a multiple of 16")
+    if image_size < 32 or image_size % 32:
+        raise ValueError(f"image_size={image_size} must be a positive multiple of 32")
     config = load_sam2_config(name_or_path)
     config._target_ = f"{SegSAM2.__module__}.{SegSAM2.__qualname__}"
     config.image_size = image_size
@@ -83,14 +79,3 @@ def to_unipixel_name(name: str) -> str:
 def _is_fuser_layer(head: str) -> bool:
     parent, _, index = head.rpartition(".")
     return index.isdigit() and parent.endswith("memory_encoder.fuser.layers")
-
-
-def reset_rope_tables(model: SegSAM2) -> None:
-    """Recompute the rotary tables for this image size. They are plain attributes: a model built on the meta device has none.
-
-    SAM 2 recomputes them lazily on every size mismatch; filling them once avoids that work at each attention call.
-    """
-    side = model.sam_image_embedding_size
-    for module in model.modules():
-        if isinstance(module, RoPEAttention):
-            module.freqs_cis = module.compute_cis(end_x=side, end_y=side)

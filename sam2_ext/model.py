@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from sam2.modeling.sam2_base import NO_OBJ_SCORE, SAM2Base
 from torch import Tensor
 
+from sam2_ext.positions import exact_points
+
 Prompting = Literal["first", "every", "independent"]
 """Which frames see the prompt embeddings.
 
@@ -65,6 +67,10 @@ class Features:
 class SegSAM2(SAM2Base):
     """SAM 2 whose prompts are embeddings; see :meth:`forward`."""
 
+    def _build_sam_heads(self) -> None:
+        super()._build_sam_heads()
+        exact_points(self.sam_prompt_encoder)
+
     def encode(self, frames: Tensor, chunk: int | None = None) -> Features:
         """(N, 3, S, S) normalised frames -> features; ``chunk`` frames at a time bound the memory (inference)."""
         parts = [self.forward_image(part) for part in (frames.split(chunk) if chunk else (frames,))]
@@ -99,11 +105,13 @@ class SegSAM2(SAM2Base):
         step = self._decode(self._first_frame(features.select(rows)), features.select(rows), tokens.repeat(num_frames, 1, 1), mask_absent)
         return MaskOutput(*(x.unflatten(0, (num_frames, num_objects)) for x in (step.multimasks, step.ious, step.scores, step.best)))
 
-    def track(self, features_at, tokens: Tensor, num_frames: int, prompting: Prompting, mask_absent: bool) -> Iterator[MaskOutput]:
+    def track(self, features_at, tokens: Tensor, num_frames: int, prompting: Prompting, mask_absent: bool,
+              memory_device: torch.device | str | None = None) -> Iterator[MaskOutput]:
         """Unroll over frames; yields one :class:`MaskOutput` without the frame dimension per frame.
 
         ``features_at(t)`` gives the (O, …) features of frame t, so that inference can encode as it goes. Only the frames that later
-        ones attend to are kept: memory stays flat however long the clip is.
+        ones attend to are kept: memory stays flat however long the clip is. ``memory_device`` (``"cpu"``) keeps the spatial memories of
+        these few frames there, for very many objects.
         """
         memory = {"cond_frame_outputs": {}, "non_cond_frame_outputs": {}}
         recent = memory["non_cond_frame_outputs"]
@@ -112,7 +120,11 @@ class SegSAM2(SAM2Base):
             fused = self._first_frame(features) if t == 0 else self._attend_to_memory(t, features, memory, num_frames)
             step = self._decode(fused, features, tokens if t == 0 or prompting == "every" else None, mask_absent)
             if t + 1 < num_frames:
-                (memory["cond_frame_outputs"] if t == 0 else recent)[t] = self._remember(features, step)
+                kept = self._remember(features, step)
+                if memory_device is not None:
+                    kept["maskmem_features"] = kept["maskmem_features"].to(memory_device)
+                    kept["maskmem_pos_enc"] = [p.to(memory_device) for p in kept["maskmem_pos_enc"]]
+                (memory["cond_frame_outputs"] if t == 0 else recent)[t] = kept
             recent.pop(t - self.max_obj_ptrs_in_encoder, None)
             if t - self.num_maskmem in recent:
                 recent[t - self.num_maskmem]["maskmem_features"] = None

@@ -86,5 +86,7 @@ def test_adapters_count_where_they_are(name, part):
 
 
 def test_what_a_kind_does_not_run():
-    assert unused_parts("video_masks") == unused_parts("image_masks") == set()
-    assert unused_parts("image") == {"seg", "sam2_encoder", "sam2_decoder"} < unused_parts("text")
+    shown = {"ref", "ref_encoder", "mem"}
+    assert unused_parts("video_masks") == unused_parts("image_masks") == shown
+    assert unused_parts("video_prompts_masks") == {"mem"} and unused_parts("image_regions_masks") == {"ref", "ref_encoder"}
+    assert unused_parts("image") == {"seg", "sam2_encoder", "sam2_decoder"} | shown < unused_parts("text")

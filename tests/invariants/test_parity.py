@@ -1,24 +1,19 @@
-"""The whole model on the reference's weights: logits, prompt embeddings, losses and gradients of its recorded training step."""
+"""The reference's recorded runs on its own weights, replayed: every case, padded batches, adapters, generation; and that a miss is seen."""
 
 from __future__ import annotations
 
-import json
-from types import SimpleNamespace
-
 import pytest
 import torch
-from safetensors.torch import load_file
-from transformers import Qwen2_5_VLForConditionalGeneration
+from safetensors.torch import load_file, save_file
 
-from sam2_ext import build_sam2, reset_rope_tables
-from sam2_ext.build import to_sam2_name, to_unipixel_name
-from unipixel.data.positions import VisualBlock, mrope_positions, reference_temporal_indices
-from unipixel.model import attention
-from unipixel.model.grounded import GroundedVLM
-from unipixel.objectives.language import cross_entropy_sum
-from unipixel.objectives.masks import MaskLossSettings, mask_loss_sums
+from tests.parity.__main__ import main
+from tests.parity.batch import pack
+from tests.parity.cases import Case, read_cases
+from tests.parity.media import replay_sampling
+from tests.parity.replay import FULL, Replay
 
-VIDEO, SEG = 307, 309
+CASES = ("common", "fwd_image", "fwd_video", "fwd_video_spg_frac", "fwd_video_untied", "infer_image", "infer_prop", "mask_preproc", "mem_forward",
+         "ref_forward", "train_batch", "train_mem", "train_prop")
 
 
 @pytest.fixture(scope="module")
@@ -27,86 +22,92 @@ def fixture(shared_data):
 
 
 @pytest.fixture(scope="module")
-def model(fixture) -> GroundedVLM:
-    attn = {"": "sdpa", "text_config": attention.NAME, "vision_config": "sdpa"}
-    backbone = Qwen2_5_VLForConditionalGeneration.from_pretrained(fixture / "base", attn_implementation=attn)
-    model = GroundedVLM(backbone, build_sam2(fixture / "sam2_tiny_official.yaml", image_size=128))
-    own, used = dict(model.named_parameters()) | dict(model.named_buffers()), set()
-    for name, tensor in load_file(fixture / "full" / "model.safetensors").items():
-        mine = f"backbone.model.{name}" if name.startswith("visual.") else name
-        mine = f"backbone.model.language_model.{name.removeprefix('model.')}" if name.startswith("model.") else mine
-        mine = to_sam2_name(mine)
-        if mine in own:
-            own[mine].data.copy_(tensor)
-            used.add(mine)
-    missing = [name for name in own if name not in used and "rotary" not in name and "inv_freq" not in name]
-    assert missing == [], "every weight of this model has a counterpart in the released layout"
-    reset_rope_tables(model.sam2)
-    model.normalizer = SimpleNamespace(patches=lambda x: x, frames=lambda x: x)  # the recorded inputs are normalised already
-    return model.train()  # all dropout rates of the fixture are 0
+def replay(fixture) -> Replay:
+    return Replay(fixture)
 
 
-def recorded_batch(fixture, case: dict) -> dict:
-    common = load_file(fixture / "cases" / "common.safetensors")
-    ids, labels = case["in.input_ids"][0], case["in.labels"][0]
-    t, h, w = common["out.video_grid_thw"][0].tolist()
-    visual = (ids == VIDEO).nonzero().flatten()
-    seg = (ids == SEG).nonzero().flatten()
-    positions = mrope_positions(len(ids), [VisualBlock(int(visual[0]), (t, h // 2, w // 2), reference_temporal_indices(t))])
-    labelled = (labels != -100).nonzero().flatten()
-    labelled = labelled[labelled > 0]
-    frames = case["in.frames"] if "in.frames" in case else common["out.frames"][:4]
-    return {"input_ids": ids[None], "position_ids": torch.cat([torch.arange(len(ids))[None], positions])[:, None],
-            "segment_lengths": (len(ids),), "label_rows": labelled - 1, "label_ids": labels[labelled],
-            "visual_rows": visual, "visual_index": torch.arange(len(visual)), "patches": common["out.pixel_values_videos"],
-            "grids": common["out.video_grid_thw"], "sam_frames": frames, "object_rows": seg - 1, "object_video": torch.zeros_like(seg),
-            "mask_targets": case["in.label_mask"].bool(), "mask_valid": torch.ones(4, len(seg), dtype=torch.bool)}
+@pytest.fixture(scope="module")
+def cases(fixture) -> dict[str, Case]:
+    return {case.name: case for case in read_cases(fixture / "cases", fixture / "cases")}
 
 
-@pytest.mark.parametrize(("name", "prompting", "objects"), [("train_prop", "first", 2), ("train_batch", "independent", 8)])
-def test_recorded_training_step(model, fixture, name, prompting, objects):
-    """The reference adds the frames' losses up, each averaged over its objects, and divides by the frames (1 in batch mode).
-
-    Gradients of the propagation case are compared outside SAM 2: the reference applies rotary embeddings there without gradient.
-    """
-    case = load_file(fixture / "cases" / f"{name}.safetensors")
-    batch = recorded_batch(fixture, case)
-    model.prompting = prompting
-    model.zero_grad()
-    out = model(**batch)
-    torch.testing.assert_close(out.logits, case["out.logits"][0, batch["label_rows"]], atol=3e-3, rtol=0)
-    torch.testing.assert_close(out.masks.multimasks, case["out.s0.multimasks"].reshape(4, 2, 3, 32, 32), atol=5e-3, rtol=0)
-
-    language = cross_entropy_sum(out.logits, batch["label_ids"]) / len(batch["label_ids"])
-    sums = mask_loss_sums(out.masks, batch["mask_targets"], batch["mask_valid"], MaskLossSettings())
-    masks = sum(sums.values()) / (objects * (4 if name == "train_prop" else 1))
-    assert language.item() == pytest.approx(case["out.loss_lm"].item(), rel=1e-3)
-    assert masks.item() == pytest.approx(case["out.loss_seg_total"].item(), rel=1e-3)
-    assert (language + masks).item() == pytest.approx(case["out.loss"].item(), rel=1e-3)
-
-    if name == "train_prop":
-        return
-    (language + masks).backward()
-    norms = json.loads((fixture / "cases" / f"{name}.grad_norms.json").read_text())
-    compared = 0
-    for mine, parameter in model.named_parameters():
-        theirs = to_unipixel_name(mine).removeprefix("backbone.")
-        expected = norms[theirs]
-        if expected is None or parameter.grad is None:
-            assert not expected and (parameter.grad is None or parameter.grad.abs().max() == 0), theirs
-            continue
-        assert float(parameter.grad.norm()) == pytest.approx(expected, rel=2e-2, abs=1e-5), theirs
-        compared += 1
-    assert compared > 250
+@pytest.mark.parametrize("name", CASES)
+def test_recorded_case(replay, cases, name):
+    result = replay(cases[name])
+    assert result.ok, [q for q in result.quantities if not q.ok]
 
 
-def test_recorded_inference(model, fixture):
-    """Prompt embeddings of both ``<|seg|>`` from the row before each."""
-    case, common = (load_file(fixture / "cases" / f"{name}.safetensors") for name in ("infer_prop", "common"))
-    ids = case["in.input_ids"][0]
-    batch = recorded_batch(fixture, {"in.input_ids": ids[None], "in.labels": ids[None].clone(), "in.label_mask": torch.zeros(4, 2, 1, 1),
-                                     "in.frames": common["out.frames"]})
+def test_every_recorded_case_is_replayed(cases, fixture):
+    assert tuple(sorted(cases)) == CASES
+    assert {case.kind for case in cases.values()} == {"media", "forward", "ref", "mem", "train", "infer"}
+    assert replay_sampling(fixture / "cases" / "frame_sampling.json").ok
+
+
+@pytest.mark.parametrize("name", ["ref_forward", "mem_forward", "infer_prop"])
+def test_adapters_over_the_base_are_the_full_checkpoint(replay, cases, name):
+    case = cases[name]
+    result = replay(Case(name, case.tensors, case.common, "checkpoint adapter/"))
+    assert result.ok and replay.models["adapter"] is not replay.models[FULL], [q for q in result.quantities if not q.ok]
+
+
+def test_two_recordings_as_one_padded_batch(replay, cases):
+    """Right-padded to the longer one: neither sees the other, and nothing is read from the padding."""
+    short, long = cases["fwd_video"], cases["infer_prop"]
+    ids = [case.tensors["in.input_ids"][0] for case in (short, long)]
+    width, logits = max(map(len, ids)), [case.tensors["out.logits"][0] for case in (short, long)]
+    padded = torch.stack([torch.nn.functional.pad(row, (0, width - len(row)), value=300) for row in ids])
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids])
+    recorded = torch.stack([torch.nn.functional.pad(rows, (0, 0, 0, width - len(rows)), value=99.0) for rows in logits])
+    both = Case("batch", {"in.input_ids": padded, "in.attention_mask": mask, "out.logits": recorded}, short.common)
+    result = replay(both)
+    assert [q.name for q in result.quantities] == ["logits"] and result.ok, result
+    packed = pack(both, replay.ids)
+    assert packed.batch["segment_lengths"] == (133, 137) and (packed.position_ids[:, 0, 133:] == 1).all()
+
+
+def test_generation_with_masks(replay, cases):
+    """Greedy tokens from a loop without a cache; the masks of the prompt's ``<|seg|>`` are those of the recorded inference."""
+    case, model = cases["infer_prop"], replay.model(FULL)
+    ids, expected = case.tensors["in.input_ids"], []
     with torch.no_grad():
-        after, before = model.hidden_states(model.embed(batch), batch["position_ids"], batch["segment_lengths"])
-        torch.testing.assert_close(model.core.lm_head(after), case["out.logits"][0], atol=3e-3, rtol=0)
-        torch.testing.assert_close(model.seg_tokens(before[batch["object_rows"]]), case["out.seg_tokens"], atol=2e-4, rtol=1e-4)
+        for _ in range(6):
+            step = pack(Case("step", {"in.input_ids": torch.cat([ids, torch.tensor([expected], dtype=torch.long)], 1)}, case.common), replay.ids)
+            after, _ = model.eval().hidden_states(model.embed(step.batch), step.batch["position_ids"], step.batch["segment_lengths"])
+            expected.append(int(model.core.lm_head(after[-1]).argmax()))
+    assert len(set(expected)) > 1 and replay.ids.seg not in expected
+    tensors = {"in.input_ids": ids, "out.generated_ids": torch.tensor([expected]), "out.masks": case.tensors["out.masks"]}
+    generation = Case("written", tensors, case.common)
+    assert generation.kind == "generate"
+    result = replay(generation)
+    assert {"generated_ids", "masks"} <= {q.name for q in result.quantities} and result.ok, result
+    whole = Case("whole", tensors | {"out.generated_ids": torch.cat([ids, torch.tensor([expected])], 1)}, case.common)
+    assert whole.continuation.tolist() == expected
+    expected[-1] += 1
+    assert not replay(Case("wrong", tensors | {"out.generated_ids": torch.tensor([expected])}, case.common)).ok
+
+
+def test_missing_gradients_are_a_switch(replay, cases, monkeypatch):
+    """By default everything learns in propagation; the recording agrees only with the switch."""
+    right = Replay(replay.fixture)
+    load = right.load.__globals__["load_model"]
+    monkeypatch.setitem(right.load.__globals__, "load_model", lambda *a, **o: load(*a, **o | {"reference_rope_grad": False}))
+    result = right(cases["train_prop"])
+    missed = {q.name for q in result.quantities if not q.ok}
+    assert "grad.sam2.maskmem_tpos_enc" in missed
+    assert all(name.startswith(("grad.", "norm")) for name in missed), "the forward pass is the same"
+    assert right(cases["train_batch"]).ok, "batch mode uses no memory"
+
+
+@pytest.mark.parametrize(("change", "missed"), [
+    ({"out.logits": 0.1}, ["fwd_video"]), ({}, []),
+])
+def test_command_reports_a_miss(fixture, tmp_path, capsys, change, missed):
+    """A folder of other cases, whose shared inputs are the fixture's; the kind does not depend on the name."""
+    tensors = load_file(fixture / "cases" / "fwd_video.safetensors")
+    save_file({name: t + change.get(name, 0) for name, t in tensors.items()}, tmp_path / "fwd_video.safetensors")
+    save_file(load_file(fixture / "cases" / "ref_forward.safetensors"), tmp_path / "renamed.safetensors")
+    assert main(["--fixture", str(fixture), "--cases", str(tmp_path)]) == bool(missed)
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("ok    renamed") and " ref " in line for line in lines)
+    assert any(line.startswith("MISS  fwd_video") for line in lines) == bool(missed)
+    assert lines[-1].startswith(f"{2 - len(missed)} of 2 cases agree")

@@ -15,7 +15,18 @@ from unipixel.data.collate import collate
 from unipixel.errors import CheckpointError, ConfigError
 from unipixel.model.adapters import NEVER_USED
 from unipixel.model.build import ModelSettings, checkpoint_fields, load_checkpoint, load_tokenizer
-from unipixel.model.checkpoint import ADAPTER, ADAPTER_CONFIG, CONFIG, PARTIAL, disk_name, load_trained_values, read_config, save_trained
+from unipixel.model.checkpoint import (
+    ADAPTER,
+    ADAPTER_CONFIG,
+    CONFIG,
+    PARTIAL,
+    always_written,
+    disk_name,
+    load_trained_values,
+    read_config,
+    save_trained,
+)
+from unipixel.model.keys import FOURIER, POINT_MODULES
 
 
 def pattern(name: str) -> str:
@@ -23,7 +34,7 @@ def pattern(name: str) -> str:
 
 
 def trained_state(model) -> dict[str, torch.Tensor]:
-    return {n: p.detach() for n, p in model.named_parameters() if p.requires_grad or n.startswith("seg_head.")}
+    return {n: p.detach() for n, p in model.named_parameters() if p.requires_grad or always_written(n)}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +49,7 @@ def saved(tiny, tmp_path_factory):
     settings = ModelSettings(backbone=str(tiny.base), sam2_config="sam2.yaml", sam2_checkpoint="sam2.pt", sam2_image_size=64)
     save_trained(model, trained_state(model), folder, checkpoint_fields(settings, tokenizer))
     tokenizer.save_pretrained(folder)
-    rows = next(rows for rows, kind in zip(groups.rows, groups.kinds) if kind == "video_masks")
+    rows = next(groups.rows[i] for i, kind in enumerate(groups.kind_of) if groups.kinds[kind] == "video_masks")
     return folder, model.eval(), tokenizer, collate([encoder(groups.dataset.sample(rows[0], rows))], "video_masks")
 
 
@@ -56,7 +67,8 @@ def test_partial_names_follow_the_reference(shared_data, saved):
     unused = {name for name in theirs if "sam2." in name and any(p in name.removeprefix("base_model.model.") for p in NEVER_USED)}
     assert ours == {name for name in theirs if ".sam2." in name} - unused and len(ours) > 300
     rest = {name for name in load_file(saved[0] / PARTIAL) if ".sam2." not in name}
-    assert rest == {name for name in theirs if ".seg_head." in name or ".embed_tokens." in name}
+    shown = {disk_name(name, True) for name in FOURIER} | {name for name in theirs if name.split(".")[2] in POINT_MODULES}
+    assert rest == shown | {name for name in theirs if ".seg_head." in name or ".embed_tokens." in name}, "and the random matrices"
 
 
 @pytest.mark.parametrize(("name", "lora", "on_disk"), [
@@ -75,7 +87,7 @@ def test_names_on_disk(name, lora, on_disk):
 def test_exactly_the_trained_tensors_are_written(saved):
     folder, model, _, _ = saved
     written = load_file(folder / ADAPTER) | load_file(folder / PARTIAL)
-    assert set(written) == {disk_name(name, True) for name in trained_state(model)}
+    assert set(written) == {disk_name(name, True) for name in (*trained_state(model), *FOURIER)}
     config = json.loads((folder / ADAPTER_CONFIG).read_text())
     assert config["r"] == 4 and config["peft_type"] == "LORA"
 
@@ -102,11 +114,11 @@ def test_read_back_is_the_same_model(saved):
 def test_without_adapters_there_is_one_file_without_prefix(tiny, tmp_path):
     model, tokenizer, *_ = tiny_parts(tiny, lora_layers="none", train=["seg", "projector"])
     model.seg_head[1].weight.data.fill_(0.25)
-    settings = ModelSettings(backbone=str(tiny.base), sam2_config="sam2.yaml", sam2_image_size=64)
+    settings = ModelSettings(backbone=str(tiny.base), sam2_config="sam2.yaml", sam2_checkpoint="sam2.pt", sam2_image_size=64)
     save_trained(model, trained_state(model), tmp_path, checkpoint_fields(settings, tokenizer))
     tokenizer.save_pretrained(tmp_path)
     assert not (tmp_path / ADAPTER).exists() and not (tmp_path / ADAPTER_CONFIG).exists()
-    assert {name.split(".")[0] for name in load_file(tmp_path / PARTIAL)} == {"seg_head", "model"}
+    assert {name.split(".")[0] for name in load_file(tmp_path / PARTIAL)} == {"seg_head", "model", *POINT_MODULES}
     again, _ = load_checkpoint(tmp_path)
     assert (again.seg_head[1].weight == 0.25).all()
 
@@ -116,12 +128,12 @@ def test_tensors_that_fit_nowhere_are_named(tiny, saved, tmp_path):
     for name in (ADAPTER, PARTIAL):
         save_file(load_file(saved[0] / name), tmp_path / name)
     tensors = load_file(tmp_path / PARTIAL)
-    tensors |= {"base_model.model.seg_head.1.bias": torch.zeros(3), "base_model.model.tem_emb.weight": torch.zeros(1, 8)}
+    tensors |= {"base_model.model.seg_head.1.bias": torch.zeros(3), "base_model.model.tem_embed.weight": torch.zeros(1, 8)}
     save_file(tensors, tmp_path / PARTIAL)
     with pytest.raises(CheckpointError) as caught:
         load_trained_values(model, tmp_path)
     assert "2 tensors do not fit this model" in str(caught.value)
-    assert "base_model.model.seg_head.1.bias (3,) (the model has (64,))" in str(caught.value) and "tem_emb.weight (1, 8)" in str(caught.value)
+    assert "base_model.model.seg_head.1.bias (3,) (the model has (64,))" in str(caught.value) and "tem_embed.weight (1, 8)" in str(caught.value)
 
 
 def test_folders_that_hold_no_model(tmp_path, saved):

@@ -15,7 +15,7 @@ from unipixel.data.targets import batch_targets
 def media(tiny):
     """(tokenizer, two encoded media with masks, one without)."""
     _, tokenizer, encoder, groups = tiny_parts(tiny, deepspeed="", max_turns=1)
-    by_kind = {kind: [rows for rows, k in zip(groups.rows, groups.kinds) if k == kind] for kind in set(groups.kinds)}
+    by_kind = {kind: [groups.rows[i] for i, k in enumerate(groups.kind_of) if groups.kinds[k] == kind] for kind in groups.kinds}
 
     def load(kind, n):
         rows = by_kind[kind][n]
@@ -69,7 +69,7 @@ def test_visual_rows_and_features(media):
     assert batch["visual_rows"].tolist() == (batch["input_ids"][0] == pad).nonzero().flatten().tolist()
     count = encoded[0].visual_tokens
     assert batch["visual_index"].tolist() == [*range(count), *range(count), *range(count, 2 * count), *range(count, 2 * count)]
-    assert len(batch["patches"]) == 4 * 2 * count and batch["grids"].tolist() == [list(m.grid) for m in encoded]
+    assert len(batch["patches"]) == 4 * 2 * count and batch["grids"] == tuple(m.grid for m in encoded)
 
 
 def test_kind_decides_about_masks(media):
@@ -81,6 +81,6 @@ def test_kind_decides_about_masks(media):
 
 def test_text_has_no_visual_keys(tiny):
     _, _, encoder, groups = tiny_parts(tiny, deepspeed="", shards=[str(tiny.kinds)])
-    rows = next(rows for rows, kind in zip(groups.rows, groups.kinds) if kind == "text")
+    rows = next(groups.rows[i] for i, kind in enumerate(groups.kind_of) if groups.kinds[kind] == "text")
     batch = collate([encoder(groups.dataset.sample(rows[0], rows))], "text")
     assert not {"patches", "grids", "visual_rows", "visual_index"} & set(batch)

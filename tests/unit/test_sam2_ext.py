@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from sam2.modeling.position_encoding import PositionEmbeddingRandom
 
-from sam2_ext import MaskOutput, build_sam2, load_sam2_checkpoint, load_sam2_config, reset_rope_tables
+from sam2_ext import MaskOutput, build_sam2, cut_rope_gradients, load_sam2_checkpoint, load_sam2_config, reset_rope_tables
 from sam2_ext.build import to_sam2_name, to_unipixel_name
 
 ZEROS = torch.zeros(2, dtype=torch.long)
@@ -151,6 +153,91 @@ def test_dropping_old_memory_changes_nothing(sam2, recorded, monkeypatch):
     torch.testing.assert_close(track(), dropped, atol=0, rtol=0)
 
 
+@torch.inference_mode()
+def test_peak_memory_of_a_long_clip_is_that_of_a_short_one(fixture):
+    """Resident memory of the process, encoding as it goes: 500 frames against 50. Kept, the memories of 450 frames would be 16 MiB."""
+    small = build_sam2(fixture / "sam2_tiny_official.yaml", image_size=64).eval()
+    reset_rope_tables(small)
+    tokens, select, frame = torch.ones(12, 2, 64), torch.zeros(12, dtype=torch.long), torch.zeros(1, 3, 64, 64)
+
+    def peak(frames: int) -> float:
+        for _ in small.track(lambda t: small.encode(frame).select(select), tokens, frames, "first", True):
+            pass
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    short, long = peak(50), peak(500)
+    assert long - short < 8, f"{short:.1f} MiB after 50 frames, {long:.1f} MiB after 500"
+
+
+@torch.no_grad()
+def test_offloaded_memory_gives_the_same_masks(sam2, recorded, monkeypatch):
+    frames, case = recorded
+    features, select, moved = sam2.encode(frames), torch.zeros(2, dtype=torch.long), []
+    to = torch.Tensor.to
+
+    def run_on(device):
+        steps = sam2.track(lambda t: features.select(select + t), case["out.seg_tokens"], 4, "first", False, device)
+        return torch.stack([s.multimasks for s in steps])
+
+    plain = run_on(None)
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *a, **o: (moved.append(self.shape) if a == ("cpu",) else None, to(self, *a, **o))[1])
+    offloaded = run_on("cpu")
+    assert offloaded.equal(plain) and moved.count((2, 16, 8, 8)) >= 3, "three frames are remembered"
+
+
+@torch.no_grad()
+def test_encoding_in_chunks_changes_nothing(sam2, recorded):
+    frames = recorded[0]
+    for whole, parts in zip(sam2.encode(frames).maps, sam2.encode(frames, chunk=3).maps):
+        torch.testing.assert_close(whole, parts, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [32, 64, 96, 160])
+@torch.no_grad()
+def test_any_multiple_of_32(fixture, size):
+    model = build_sam2(fixture / "sam2_tiny_official.yaml", image_size=size).eval()
+    reset_rope_tables(model)
+    out = run(model, torch.zeros(2, 3, size, size), torch.zeros(1, 2, 64))
+    assert out.masks.shape == (2, 1, size // 4, size // 4) and out.masks.isfinite().all()
+
+
+def test_state_holds_no_complex_numbers(sam2):
+    """Half-precision casts and engines meet every buffer; the rotary tables are none."""
+    assert not any(t.is_complex() for t in (*sam2.state_dict().values(), *sam2.buffers()))
+
+
+def test_point_features_are_exact_under_autocast(sam2):
+    """In bfloat16 the phase would be off by whole periods."""
+    coords = torch.rand(1, 50, 2, generator=torch.Generator().manual_seed(0)) * 128
+    layer = sam2.sam_prompt_encoder.pe_layer
+    exact = layer.forward_with_coords(coords.double().float(), (128, 128))
+    with torch.autocast("cpu", torch.bfloat16):
+        under = layer.forward_with_coords(coords, (128, 128))
+        theirs = PositionEmbeddingRandom._pe_encoding(layer, coords / 128)
+    assert under.equal(exact) and (theirs - exact).abs().max() > 0.05
+    torch.testing.assert_close(exact, PositionEmbeddingRandom._pe_encoding(layer, coords / 128), atol=2e-5, rtol=0)
+
+
+def test_cut_rope_gradients_changes_gradients_only(fixture, recorded):
+    """What the reference's training does to the memory attention."""
+    frames, case = recorded
+    grads, outputs = [], []
+    for cut in (False, True):
+        model = build_sam2(fixture / "sam2_tiny_official.yaml", image_size=128)
+        load_sam2_checkpoint(model, fixture / "sam2_tiny.pt")
+        reset_rope_tables(model)
+        if cut:
+            cut_rope_gradients(model)
+        out = MaskOutput(*model(frames[:3], case["out.seg_tokens"], ZEROS, 3))
+        (out.masks.mean() + out.scores.sum()).backward()
+        grads.append({n: 0.0 if p.grad is None else float(p.grad.norm()) for n, p in model.named_parameters()})
+        outputs.append(out.multimasks.detach())
+    assert outputs[0].equal(outputs[1])
+    names = ["memory_attention.layers.0.self_attn.q_proj.weight", "memory_attention.layers.0.self_attn.k_proj.weight", "maskmem_tpos_enc"]
+    assert all(grads[0][name] > 0 and grads[1][name] == 0 for name in names)
+    assert grads[1]["memory_attention.layers.0.cross_attn_image.k_proj.weight"] > 0, "keys of object pointers are not rotated"
+
+
 # --- building -------------------------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("name", ["sam2.1_hiera_t", "configs/sam2.1/sam2.1_hiera_b+.yaml", "configs/sam2.1_hiera_l"])
@@ -161,8 +248,8 @@ def test_released_sizes_by_name(name):
 def test_unknown_size():
     with pytest.raises(ValueError, match="neither one of .*sam2.1_hiera_t"):
         load_sam2_config("sam2_hiera_xl")
-    with pytest.raises(ValueError, match="image_size=100 must be a multiple of 16"):
-        build_sam2("sam2.1_hiera_t", image_size=100)
+    with pytest.raises(ValueError, match="image_size=80 must be a positive multiple of 32"):
+        build_sam2("sam2.1_hiera_t", image_size=80)
 
 
 def test_dropout_is_set_where_it_is(fixture):

@@ -20,7 +20,7 @@ from unipixel.data import frames as frames_module
 from unipixel.data import index, shards, storage
 from unipixel.data import writer as writer_module
 from unipixel.data.frames import zip_frames
-from unipixel.data.index import MANIFEST, MAX_KEY, MEMBERS, bundle_key, index_name
+from unipixel.data.index import MANIFEST, MAX_KEY, MEDIA_MEMBERS, TEXT_MEMBERS, bundle_key, index_name
 from unipixel.data.ledger import SkipLedger
 from unipixel.data.shards import ShardDataset
 from unipixel.data.writer import ShardWriter
@@ -28,6 +28,7 @@ from unipixel.errors import DataError, SampleError
 from unipixel.sample import Example, MaskTrack, Medium, PreferencePair, SceneObject, Turn
 
 W, H = 32, 24
+MEMBERS = (*TEXT_MEMBERS, "frames.zip")
 
 
 def jpeg(seed: int) -> bytes:
@@ -354,10 +355,10 @@ def test_damaged_folder_is_refused_with_a_reason(packed, how, message):
 
 
 def test_missing_member_and_foreign_schema(tmp_path, monkeypatch):
-    monkeypatch.setattr(index, "MEMBERS", MEMBERS[:2] + ("frames.tgz",))
+    monkeypatch.setattr(index, "MEDIA_MEMBERS", ("frames.tgz",))
     with ShardWriter(tmp_path / "m", dataset="d", split="s") as writer:
         writer.write(*clip("c", 1))
-    monkeypatch.setattr(index, "MEMBERS", MEMBERS)
+    monkeypatch.setattr(index, "MEDIA_MEMBERS", MEDIA_MEMBERS)
     with pytest.raises(SampleError) as caught:
         ShardDataset(tmp_path / "m").sample(0)
     assert caught.value.reason == "missing_member" and "d-s-c.frames.tgz" in str(caught.value)

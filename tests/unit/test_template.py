@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from unipixel.data.template import (
     EVIDENCE_REQUESTS,
+    LOCATE_REQUESTS,
     REFER_REPLIES,
     REFER_REQUESTS,
+    REQUESTS,
     SYSTEM,
     TemplateSettings,
     format_segments,
@@ -17,9 +20,10 @@ from unipixel.data.template import (
     render_prompt,
     render_turns,
     reply_text,
+    turns_of,
 )
 from unipixel.errors import ConfigError
-from unipixel.sample import Example, Medium, Sample, Subtitle, Turn
+from unipixel.sample import Example, MaskTrack, Medium, Region, Sample, SceneObject, Subtitle, Turn
 
 PLAIN = TemplateSettings(paraphrase=False)
 START = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n"
@@ -84,6 +88,46 @@ def test_referring_expressions():
     assert len({question_text(example, "frames", (), PLAIN, n) for n in range(20)}) == len(REFER_REQUESTS)
 
 
+@pytest.mark.parametrize(("form", "question", "prompt"), [
+    ("query", "The red car.", "Please segment the red car in this image."),
+    ("sentence", "Which car is red?", "Which car is red? Please provide the segmentation mask."),
+    ("explanatory", "Which car is red?", "Which car is red? Please provide the segmentation mask and explain why."),
+    ("question", "Which car is red", "Which car is red? Please answer the question and provide the segmentation mask."),
+    ("description", "A red car.", "Please segment the object according to the description: A red car."),
+])
+def test_evaluation_wording_by_form(form, question, prompt):
+    """To the byte: released weights know these."""
+    example = Example("e", "refer", question, targets=(("a",),), form=form, answer="It is red.")
+    assert question_text(example, "image", (), PLAIN) == prompt
+    assert {question_text(example, "image", (), PLAIN, n) for n in range(len(REQUESTS[form]))} >= {prompt}
+    assert all(question.strip(".").removeprefix("The ") in question_text(example, "frames", (), PLAIN, n) for n in range(10))
+
+
+@pytest.mark.parametrize(("form", "reply"), [
+    ("query", "The target is <|seg|>."), ("sentence", "The target is <|seg|>."), ("description", "The target is <|seg|>."),
+    ("explanatory", "The target is <|seg|>. It is red."), ("question", "It is red <|seg|>."),
+])
+def test_reply_by_form(form, reply):
+    assert reply_text(Example("e", "refer", "x", targets=(("a",),), form=form, answer="It is red."), PLAIN) == reply
+
+
+def test_objects_are_located_by_their_ids():
+    example = Example("e", "locate", "Who hits [1] with [2]?", targets=(("a",), ("b",)), regions=(Region("1", "a"), Region("2", "b")),
+                      visual_prompt="point")
+    assert question_text(example, "frames", (), PLAIN) == "Who hits [1] with [2]?. Please localize the relevant objects with IDs."
+    assert {reply_text(example, PLAIN, n) for n in range(6)} == {"[1] <|seg|> [2] <|seg|>"}
+    assert len({question_text(example, "frames", (), PLAIN, n) for n in range(20)}) == len(LOCATE_REQUESTS) == 6
+
+
+def test_a_mention_is_marked_once_where_the_user_makes_it():
+    track = MaskTrack.from_masks(np.ones((1, 2, 2), dtype=bool))
+    medium = Medium("m", "frames", 2, 2, (0.0,), 1.0, {"a": SceneObject("a", "it", track)})
+    turns = (Turn("user", "Look."), Turn("assistant", "At [7]?"), Turn("user", "Yes, [7]. Is [7] big?"), Turn("assistant", "Yes, [7] is."))
+    sample = Sample("k", medium, (Example("c", "chat", turns=turns, regions=(Region("7", "a"),), visual_prompt="box"),), (b"",))
+    text = render(sample, PLAIN).text
+    assert "Yes, [7] <|ref|>. Is [7] big?" in text and text.count("<|ref|>") == 1 and "At [7]?<|im_end|>" in text
+
+
 def test_rendered_dialogue_is_chatml_with_supervised_replies():
     rendered = render_turns([("user", "Hi"), ("assistant", "Hello"), ("user", "Bye"), ("assistant", "See you")], has_video=True)
     assert rendered.text == (START + "<|im_start|>user\n<|vision_start|><|video_pad|><|vision_end|>Hi<|im_end|>\n<|im_start|>assistant\n"
@@ -112,3 +156,18 @@ def test_settings_that_contradict_each_other():
         TemplateSettings(answer_style="letter", show_options=False)
     with pytest.raises(ConfigError, match="must be 'letter' or 'text'"):
         TemplateSettings(answer_style="number")
+
+
+def test_a_bare_region_gets_a_request():
+    """Captions of regions come without a question; the first wording is the one of the benchmark."""
+    track = MaskTrack.from_masks(np.ones((1, 4, 4), bool))
+    medium = Medium("m", "image", 4, 4, (0.0,), objects={"o": SceneObject("o", "", track)})
+    turns = (Turn("user", "[3]"), Turn("assistant", "A cup."))
+
+    def first(question_type: str, wording: int = 0) -> str:
+        example = Example("e", "chat", turns=turns, regions=(Region("3", "o"),), visual_prompt="mask", question_type=question_type)
+        return turns_of(example, Sample("k", medium, (example,), [b""]), TemplateSettings(), wording)[0][1].splitlines()[-1]
+
+    assert first("region_description") == "Please give a detailed description of the highlighted object [3] in the image."
+    assert first("region_short") == "Briefly describe [3]." and first("other") == "[3]"
+    assert len({first("region_short", wording) for wording in range(6)}) == 6

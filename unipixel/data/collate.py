@@ -25,7 +25,7 @@ def collate(media: Sequence[EncodedMedium], kind: str) -> Batch:
         input_ids (1, S) int64; position_ids (4, 1, S) int64, row 0 restarting per dialogue;
         label_rows (L,) int64 positions whose hidden state predicts ``label_ids`` (L,) int64;
         visual_rows (Nv,) int64 positions of visual tokens, ``visual_index`` (Nv,) int64 which feature each takes;
-        patches (N, 1176) uint8 and grids (videos, 3) int64, absent without vision;
+        patches (N, P) uint8 and grids, (t, h, w) in patches per medium as plain integers, which stay on the host; absent without vision;
         ref_* and mem_*: points, boxes and regions, see ``unipixel.data.visual_prompts.pack_prompts``;
         sam_frames (V * T, 3, S, S) uint8, object_rows (O,) int64 positions that predict each ``<|seg|>``, object_video (O,) int64,
         mask_runs one ``unipixel.data.targets.MaskRuns`` per frame size, as a dict, mask_valid (T, O) bool: present exactly when ``kind``
@@ -65,7 +65,7 @@ def collate(media: Sequence[EncodedMedium], kind: str) -> Batch:
     if visual_rows:
         batch |= {"visual_rows": torch.cat(visual_rows), "visual_index": torch.cat(visual_index),
                   "patches": torch.cat([m.patches for m in media if m.patches is not None]),
-                  "grids": torch.tensor([m.grid for m in media if m.grid is not None])}
+                  "grids": tuple(m.grid for m in media if m.grid is not None)}
     if with_masks:
         frames, annotated = torch.cat([m.frames for m in media]), torch.cat(valid)
         runs = [mask_runs({t * len(annotated) + o: counts for (t, o), counts in masks.items()}, size, ", ".join(keys))

@@ -130,8 +130,10 @@ class SampleEncoder:
             self.add_frames(out, sample, chosen, masks_wanted=with_masks and any(e.targets for e in sample.examples))
         kept = self.keep_objects(sample, rng)
         order = rng.permutation(len(sample.examples)) if self.max_turns > 1 else np.arange(len(sample.examples))
-        for start in range(0, len(order), self.max_turns):
-            turns = order[start:start + self.max_turns].tolist()
+        # labels of regions belong to one example: two of them in a dialogue would name different objects alike
+        per_dialogue = 1 if any(example.regions for example in sample.examples) else self.max_turns
+        for start in range(0, len(order), per_dialogue):
+            turns = order[start:start + per_dialogue].tolist()
             wordings = [int(rng.integers(1 << 30)) if self.text.paraphrase else 0 for _ in turns]
             key = ", ".join(sample.examples[i].example_id for i in turns)
             drawn = [(e, media.stable_rng(self.seed, sample.dataset, e.example_id, epoch)) for e in map(sample.examples.__getitem__, turns)]
@@ -179,7 +181,8 @@ class SampleEncoder:
         return media.sample_frames(total, settings.num_frames, rng, preferred=usable)
 
     def add_frames(self, out: EncodedMedium, sample: Sample, chosen: list[int], masks_wanted: bool) -> None:
-        frames = media.decode_frames(sample.frames, chosen, (sample.medium.height, sample.medium.width), sample.key)
+        frames = media.decode_frames(sample.frames, chosen, (sample.medium.height, sample.medium.width), sample.key,
+                                     self.frame_settings.video_decoder)
         out.patches, out.grid = media.patchify(media.resize_for_llm(frames, self.frame_settings))
         if masks_wanted:
             out.frames = _pad_frames(media.resize_for_sam2(frames, self.sam_size), self.sam_frames(sample.medium))

@@ -6,6 +6,7 @@ Everything stays uint8 until it is on the training device; :class:`Normalizer` t
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,13 +21,12 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from unipixel.config import setting
 from unipixel.data.frames import StoredFrames
-from unipixel.data.stored_video import StoredVideo
+from unipixel.data.layout import MERGE, QWEN2_5_VL, TEMPORAL, VisualLayout
+from unipixel.data.stored_video import DECODERS, StoredVideo
 from unipixel.errors import ConfigError, SampleError
 
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-PATCH, MERGE, TEMPORAL = 14, 2, 2
-"""Qwen2.5-VL: pixels per patch side, patches per token side, frames per temporal cell."""
+PATCH = QWEN2_5_VL.patch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +35,18 @@ class FrameSettings:
 
     num_frames: int = setting(8, "frames taken from a video (all of them when it has fewer)")
     frame_sampling: str = setting("random", "random draws one frame per equal stretch (training), uniform spreads them from first to last")
-    min_pixels: int = setting(128 * 28 * 28, "least area of a frame for the language model, in pixels; sides become multiples of 28")
+    min_pixels: int = setting(128 * 28 * 28, "least area of a frame for the language model, in pixels; sides become multiples of 28 (of 32 for Qwen3-VL)")
     max_pixels: int = setting(256 * 28 * 28, "largest area of a frame for the language model, in pixels")
     reference_times: bool = setting(False, "tell the language model that frames are half a second apart, whatever their times, as released UniPixel "
                                            "weights were trained")
 
+    video_decoder: str = setting("pyav", "decoder of video files inside shards: pyav, or torchcodec when it is installed")
+
     def __post_init__(self):
+        if self.video_decoder not in DECODERS:
+            raise ConfigError(f"video_decoder={self.video_decoder!r} must be one of {DECODERS}")
+        if self.video_decoder == "torchcodec" and importlib.util.find_spec("torchcodec") is None:
+            raise ConfigError("video_decoder='torchcodec' is not installed: pip install torchcodec (and FFmpeg), or use pyav")
         if self.frame_sampling not in ("random", "uniform"):
             raise ConfigError(f"frame_sampling={self.frame_sampling!r} must be 'random' or 'uniform'")
         if self.num_frames < 1:
@@ -73,74 +79,86 @@ def sample_frames(total: int, count: int, rng: np.random.Generator | None = None
 
 
 def decode_frame(data: bytes, key: str) -> np.ndarray:
-    """Encoded image -> (H, W, 3) uint8 RGB.
+    """Encoded image -> (H, W, 3) uint8 RGB: grey, CMYK and palette images are converted, an alpha channel is dropped.
+
+    An EXIF orientation is not applied: sizes and masks refer to the pixels as they are stored.
 
     Raises:
-        SampleError: not an image, or a truncated one.
+        SampleError: not an image, a truncated one, or one with more than 8 bits per channel.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            if image.mode.startswith(("I", "F")):  # the conversion would clip them
+                raise SampleError(f"pixels of mode {image.mode!r} have more than 8 bits per channel", reason="unreadable_frame", key=key)
+            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
         raise SampleError(f"unreadable frame: {error}", reason="unreadable_frame", key=key) from error
 
 
-def decode_frames(frames: Sequence[bytes], positions: Sequence[int], size: tuple[int, int], key: str) -> Tensor:
+def decode_frames(frames: Sequence[bytes], positions: Sequence[int], size: tuple[int, int], key: str, video_decoder: str = "pyav") -> Tensor:
     """(T, 3, H, W) uint8, channels-last in memory (what the uint8 resize is fastest on). ``size`` is the expected (H, W)."""
     if isinstance(frames, StoredVideo):
-        decoded = frames.decode(positions)
+        decoded = frames.decode(positions, video_decoder)
         if decoded.shape[1:3] != tuple(size):
             raise SampleError(f"the video is {decoded.shape[2]}x{decoded.shape[1]} px, listed as {size[1]}x{size[0]}", reason="frame_size", key=key)
         return torch.from_numpy(decoded).permute(0, 3, 1, 2)
     encoded = frames.read(positions) if isinstance(frames, StoredFrames) else [frames[t] for t in positions]
-    decoded = [decode_frame(data, f"{key}, frame {t}") for t, data in zip(positions, encoded)]
-    for t, frame in zip(positions, decoded):
+    decoded = np.empty((len(positions), *size, 3), np.uint8)
+    for out, t, data in zip(decoded, positions, encoded):
+        frame = decode_frame(data, f"{key}, frame {t}")
         if frame.shape[:2] != tuple(size):
             raise SampleError(f"frame {t} is {frame.shape[1]}x{frame.shape[0]} px, listed as {size[1]}x{size[0]}", reason="frame_size", key=key)
-    return torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2)
+        out[:] = frame
+    return torch.from_numpy(decoded).permute(0, 3, 1, 2)
 
 
-def llm_size(height: int, width: int, settings: FrameSettings) -> tuple[int, int]:
-    """(h, w) in pixels, multiples of 28, inside the pixel budget (Qwen's ``smart_resize``)."""
-    return smart_resize(height, width, PATCH * MERGE, settings.min_pixels, settings.max_pixels)
+def llm_size(height: int, width: int, settings: FrameSettings, layout: VisualLayout = QWEN2_5_VL) -> tuple[int, int]:
+    """(h, w) in pixels, multiples of a token's side, inside the pixel budget (Qwen's ``smart_resize``)."""
+    return smart_resize(height, width, layout.token, settings.min_pixels, settings.max_pixels)
 
 
-def resize_for_llm(frames: Tensor, settings: FrameSettings) -> Tensor:
+def resize_for_llm(frames: Tensor, settings: FrameSettings, layout: VisualLayout = QWEN2_5_VL) -> Tensor:
     """(T, 3, H, W) uint8 -> (T, 3, h, w) uint8, bicubic with antialiasing."""
-    return TF.resize(frames, list(llm_size(*frames.shape[-2:], settings)), InterpolationMode.BICUBIC, antialias=True)
+    return TF.resize(frames, list(llm_size(*frames.shape[-2:], settings, layout)), InterpolationMode.BICUBIC, antialias=True)
 
 
 def resize_for_sam2(frames: Tensor, size: int) -> Tensor:
-    """(T, 3, H, W) uint8 -> (T, 3, size, size) uint8, bilinear with antialiasing, aspect ratio ignored (as SAM 2 is trained)."""
-    return TF.resize(frames, [size, size], InterpolationMode.BILINEAR, antialias=True).contiguous()
+    """(T, 3, H, W) uint8 -> (T, 3, size, size) uint8, bilinear with antialiasing, aspect ratio ignored (as SAM 2 is trained).
+
+    Channels-last in memory, like its input: reordering costs as much as decoding, so it is left to the training device.
+    """
+    return TF.resize(frames, [size, size], InterpolationMode.BILINEAR, antialias=True)
 
 
-def patchify(frames: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
-    """(T, 3, h, w) uint8 -> ((N, 1176) uint8 patches in Qwen2.5-VL's order, (t, h / 14, w / 14)).
+def patchify(frames: Tensor, layout: VisualLayout = QWEN2_5_VL) -> tuple[Tensor, tuple[int, int, int]]:
+    """(T, 3, h, w) uint8 -> ((N, P) uint8 patches in Qwen's order, (t, h / patch, w / patch)); P is 1176 for patches of 14 pixels.
 
     An odd number of frames is padded with a copy of the last one. Patches are ordered by temporal cell, then by 2 x 2 token, so that
     four consecutive rows merge into one token; inside a row the order is channel, frame of the cell, y, x.
     """
     if len(frames) % TEMPORAL:
         frames = torch.cat([frames, frames[-1:]])
-    t, gh, gw = len(frames) // TEMPORAL, frames.shape[-2] // PATCH, frames.shape[-1] // PATCH
-    x = frames.reshape(t, TEMPORAL, 3, gh // MERGE, MERGE, PATCH, gw // MERGE, MERGE, PATCH)
-    x = x.permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
-    return x.reshape(t * gh * gw, 3 * TEMPORAL * PATCH * PATCH), (t, gh, gw)
+    patch = layout.patch
+    t, gh, gw = len(frames) // TEMPORAL, frames.shape[-2] // patch, frames.shape[-1] // patch
+    # a row of a patch is one item to copy: three times as quick as pixel by pixel
+    x = np.ascontiguousarray(frames.numpy()).view(f"V{patch}")
+    x = x.reshape(t, TEMPORAL, 3, gh // MERGE, MERGE, patch, gw // MERGE, MERGE)
+    x = np.ascontiguousarray(x.transpose(0, 3, 6, 4, 7, 2, 1, 5)).view(np.uint8)
+    return torch.from_numpy(x.reshape(t * gh * gw, layout.patch_values)), (t, gh, gw)
 
 
 class Normalizer:
-    """uint8 -> float on whatever device the data is: mean and deviation of CLIP (language model) and ImageNet (SAM 2)."""
+    """uint8 -> float on whatever device the data is: mean and deviation of the layout (language model) and ImageNet (SAM 2)."""
 
-    def __init__(self):
-        per_row = np.repeat(np.array([CLIP_MEAN, CLIP_STD]) * 255, TEMPORAL * PATCH * PATCH, axis=1)
+    def __init__(self, layout: VisualLayout = QWEN2_5_VL):
+        per_row = np.repeat(np.array([layout.mean, layout.std]) * 255, layout.patch_values // 3, axis=1)
         self.patch_mean, self.patch_std = torch.tensor(per_row, dtype=torch.float32)
         self.frame_mean, self.frame_std = (torch.tensor(v)[:, None, None] * 255 for v in (IMAGENET_MEAN, IMAGENET_STD))
 
     def patches(self, x: Tensor) -> Tensor:
-        """(N, 1176) uint8 -> float32."""
+        """(N, P) uint8 -> float32."""
         return (x.float() - self.patch_mean.to(x.device)) / self.patch_std.to(x.device)
 
     def frames(self, x: Tensor) -> Tensor:
-        """(N, 3, S, S) uint8 -> float32."""
-        return (x.float() - self.frame_mean.to(x.device)) / self.frame_std.to(x.device)
+        """(N, 3, S, S) uint8 in any memory format -> float32, contiguous."""
+        return (x.contiguous().float() - self.frame_mean.to(x.device)) / self.frame_std.to(x.device)

@@ -71,6 +71,24 @@ LOCATE_REQUESTS = (
     "{query}. Before you answer, show the objects with IDs.",
     "{query}. List the IDs with a segmentation mask each.",
 )
+REGION_DETAIL_REQUESTS = (
+    "Please give a detailed description of the highlighted object {region} in the {medium}.",
+    "Describe the object {region} in the {medium} in detail.",
+    "What can you say about {region}? Be thorough.",
+    "Tell me everything you see of {region} in this {medium}.",
+    "Give a full account of the region {region}.",
+    "How does {region} look, and what is it doing? Answer in detail.",
+)
+REGION_SHORT_REQUESTS = (
+    "Briefly describe {region}.",
+    "What is {region}?",
+    "Give a short caption of the object {region} in the {medium}.",
+    "In a few words, what does {region} show?",
+    "Name the object {region} and describe it briefly.",
+    "One short description of {region}, please.",
+)
+REGION_REQUESTS = {"region_description": REGION_DETAIL_REQUESTS, "region_short": REGION_SHORT_REQUESTS}
+"""Wordings for a dialogue about a region that comes without a question, by its question type: its first turn is a bare ``[label]``."""
 REQUESTS = {"query": REFER_REQUESTS, "sentence": SENTENCE_REQUESTS, "explanatory": EXPLANATORY_REQUESTS, "question": QUESTION_REQUESTS,
             "description": DESCRIPTION_REQUESTS}
 """Wordings of a referring example by its form."""
@@ -161,7 +179,7 @@ def pointed(example: Example) -> list[Region]:
     Raises:
         SampleError: the user never mentions one (``region_unmentioned``): its token would stand in the reply.
     """
-    text = "\n".join([example.question, *(turn.text for turn in example.turns if turn.role == "user")])
+    text = "\n".join([example.question, *example.options, *(turn.text for turn in example.turns if turn.role == "user")])
     unmentioned = [region.label for region in example.regions if f"[{region.label}]" not in text]
     if unmentioned:
         raise SampleError(f"regions {unmentioned} are never mentioned by the user", reason="region_unmentioned", key=example.example_id)
@@ -177,7 +195,10 @@ def show_regions(turns: Sequence[tuple[str, str]], example: Example, medium: Med
         return turns
     for region in pointed(example):
         mention = f"[{region.label}]"
-        at = next(i for i, (role, text) in enumerate(turns) if role == "user" and mention in text)
+        at = next((i for i, (role, text) in enumerate(turns) if role == "user" and mention in text), None)
+        if at is None:
+            raise SampleError(f"region {mention} is mentioned in the options only, which show_options=false leaves out", reason="region_unmentioned",
+                              key=example.example_id)
         turns[at] = "user", turns[at][1].replace(mention, f"{mention} {REF}", 1)
     return turns
 
@@ -225,6 +246,10 @@ def turns_of(example: Example, sample: Sample, settings: TemplateSettings, wordi
     medium = sample.medium
     if example.task == "chat":
         turns = [(turn.role, turn.text) for turn in example.turns]
+        pool = REGION_REQUESTS.get(example.question_type)
+        if pool:
+            turns = [(role, pool[wording % len(pool)].format(region=text, medium="image" if medium.kind == "image" else "video")
+                      if text in {f"[{region.label}]" for region in example.regions} else text) for role, text in turns]
     else:
         turns = [("user", question_text(example, medium.kind, medium.subtitles, settings, wording)),
                  ("assistant", reply_text(example, settings, wording))]

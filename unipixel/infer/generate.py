@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from unipixel.data.encode import EncodedDialogue, EncodedMedium
+from unipixel.data.template import SEG
+from unipixel.data.visual_prompts import pack_prompts
 from unipixel.model.grounded import GroundedVLM
 
 
@@ -33,22 +36,9 @@ def generate(model: GroundedVLM, tokenizer: PreTrainedTokenizerBase, prompts: Se
     Memory grows with the batch: the caller chooses how many prompts go in at once.
     """
     embeds, mask, positions = _left_padded(model, prompts)
-    states: list[Tensor] = []
-
-    def keep(_module, args):
-        states.append(args[0][:, -1])
-
-    config = GenerationConfig(max_new_tokens=max_new_tokens, do_sample=temperature > 0, repetition_penalty=1.0,
-                              eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>"), pad_token_id=tokenizer.pad_token_id,
-                              **({"temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {}))
-    handle = model.core.model.language_model.norm.register_forward_pre_hook(keep)
-    try:
-        ids = model.core.generate(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, generation_config=config)
-    finally:
-        handle.remove()
-    # Token i is predicted by the state that generation step i put in front of the final norm.
-    hidden = torch.stack(states[:ids.shape[1]], dim=1)
-    seg_id, end = tokenizer.convert_tokens_to_ids("<|seg|>"), config.eos_token_id
+    end, seg_id = (tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", SEG))
+    ids, hidden = continue_rows(model, embeds, mask, positions, max_new_tokens=max_new_tokens, eos=end, pad=tokenizer.pad_token_id,
+                                **({"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {}))
     replies = []
     for row, states_of_row in zip(ids, hidden):
         length = int((row == end).nonzero()[0]) if (row == end).any() else len(row)
@@ -57,28 +47,52 @@ def generate(model: GroundedVLM, tokenizer: PreTrainedTokenizerBase, prompts: Se
     return replies
 
 
+@torch.inference_mode()
+def continue_rows(model: GroundedVLM, embeds: Tensor, mask: Tensor, positions: Tensor, *, max_new_tokens: int, eos: int | list[int], pad: int,
+                  **sampling) -> tuple[Tensor, Tensor]:
+    """Left-padded (B, S, D) embeddings, (B, S) mask, (4, B, S) positions -> new ids (B, n) and the state (B, n, D) that predicted each.
+
+    Greedy unless ``sampling`` says otherwise; none of the checkpoint's own generation settings applies (Qwen2.5-VL ships a repetition
+    penalty).
+    """
+    states: list[Tensor] = []
+
+    def keep(_module, args):
+        states.append(args[0][:, -1])
+
+    config = GenerationConfig(**{"do_sample": False, "repetition_penalty": 1.0, "max_new_tokens": max_new_tokens, "eos_token_id": eos,
+                                 "pad_token_id": pad} | sampling)
+    handle = model.core.model.language_model.norm.register_forward_pre_hook(keep)
+    try:
+        ids = model.core.generate(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, generation_config=config)
+    finally:
+        handle.remove()
+    # Token i is predicted by the state that generation step i put in front of the final norm.
+    return ids, torch.stack(states[:ids.shape[1]], dim=1)
+
+
 def _left_padded(model: GroundedVLM, prompts) -> tuple[Tensor, Tensor, Tensor]:
     """((B, S, D) embeddings, (B, S) mask, (4, B, S) positions)."""
     device = model.device
     media = list({id(medium): medium for medium, _ in prompts}.values())
-    features = {}
     seen = [m for m in media if m.patches is not None]
-    if seen:
-        patches, grids = torch.cat([m.patches for m in seen]).to(device), torch.tensor([m.grid for m in seen], device=device)
-        parts = model.encode_vision(patches, grids).split([m.visual_tokens for m in seen])
-        features = {id(m): part for m, part in zip(seen, parts)}
+    first = dict(zip(map(id, seen), accumulate((m.visual_tokens for m in seen), initial=0)))
     longest = max(len(d.ids) for _, d in prompts)
     ids = torch.zeros(len(prompts), longest, dtype=torch.long)
     mask = torch.zeros(len(prompts), longest, dtype=torch.long)
     positions = torch.zeros(4, len(prompts), longest, dtype=torch.long)
-    rows, visual = [], []
+    rows, visual, shown = [], [], []
     for i, (medium, dialogue) in enumerate(prompts):
         start = longest - len(dialogue.ids)
         ids[i, start:], mask[i, start:], positions[:, i, start:] = dialogue.ids, 1, dialogue.positions
         if medium.patches is not None:
-            rows.append(torch.arange(medium.visual_tokens) + i * longest + start + dialogue.visual_start)
-            visual.append(features[id(medium)])
-    embeds = model.core.get_input_embeddings()(ids.to(device))
+            tokens = torch.arange(medium.visual_tokens)
+            rows.append(tokens + i * longest + start + dialogue.visual_start)
+            visual.append(tokens + first[id(medium)])
+        shown.append((dialogue.prompts, i * longest + start, first.get(id(medium), 0)))
+    batch = {"input_ids": ids, **pack_prompts(shown)}
     if rows:
-        embeds = model.insert_vision(embeds, torch.cat(visual), torch.cat(rows).to(device))
+        batch |= {"visual_rows": torch.cat(rows), "visual_index": torch.cat(visual), "patches": torch.cat([m.patches for m in seen]),
+                  "grids": tuple(m.grid for m in seen)}
+    embeds = model.embed({name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()})
     return embeds, mask.to(device), positions.to(device)

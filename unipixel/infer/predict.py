@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from unipixel.config import parse, setting
 from unipixel.data import media, template
-from unipixel.data.encode import EncodedMedium, SampleEncoder
+from unipixel.data.collate import collate
+from unipixel.data.encode import EncodedDialogue, EncodedMedium, SampleEncoder
 from unipixel.data.shards import ShardDataset
 from unipixel.data.video import medium_from_path
 from unipixel.errors import EXIT_USER_ERROR, ConfigError, SampleError, UniPixelError
@@ -31,6 +32,9 @@ from unipixel.model.checkpoint import read_config
 from unipixel.model.grounded import GroundedVLM
 from unipixel.sample import Example, Sample
 
+REFERENCE_FRAMES = {"num_frames": 16, "reference_times": True}
+"""What released UniPixel weights are evaluated with."""
+
 
 @dataclass(kw_only=True)
 class PredictSettings:
@@ -38,6 +42,7 @@ class PredictSettings:
 
     checkpoint: str = setting("", "trained model folder; or an untrained base with --base true (its replies mean nothing)")
     backbone: str = setting("", "base model folder, when it is not where the checkpoint says")
+    fourier_from: str = setting("", "full checkpoint with the random matrices of points and boxes, which adapter folders of the reference lack")
     shards: list[str] = setting([], "packed folders: predict every example with a question")
     video: str = setting("", "a video file or a folder of frames, instead of shards")
     question: str = setting("", "the question about --video")
@@ -48,6 +53,7 @@ class PredictSettings:
     num_frames: int = setting(0, "frames the language model sees, uniformly spread; 0: as in training")
     max_new_tokens: int = setting(512, "longest reply in tokens")
     limit: int = setting(0, "only the first N examples; 0: all")
+    offload_memory: bool = setting(False, "keep SAM 2's memory of past frames on the host: slower, for hundreds of masks per video")
     device: str = setting("auto", "cuda, cpu, or auto")
 
     def __post_init__(self):
@@ -67,18 +73,18 @@ class Predictor:
     """
 
     def __init__(self, model: GroundedVLM, tokenizer, frames: media.FrameSettings, text: template.TemplateSettings, *,
-                 max_new_tokens: int = 512, batch_size: int = 8):
+                 max_new_tokens: int = 512, batch_size: int = 8, offload_memory: bool = False):
         self.model, self.tokenizer, self.text = model, tokenizer, text
-        self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
+        self.max_new_tokens, self.batch_size, self.offload_memory = max_new_tokens, batch_size, offload_memory
         self.encoder = SampleEncoder(tokenizer, frames, text, sam_size=model.sam2.image_size)
 
     def predict(self, samples: Sequence[Sample]) -> Iterator[Prediction]:
         """One prediction per example of the samples (each sample: one medium with the examples to answer), in order."""
-        waiting: list[tuple[Sample, Example, EncodedMedium, object]] = []
+        waiting: list[tuple[Sample, Example, EncodedMedium, EncodedDialogue]] = []
         for sample in samples:
             try:
-                encoded = self.encode_medium(sample)
-                prompts = [self.encode_prompt(sample, i, encoded) for i in range(len(sample.examples))]
+                encoded, chosen = self.encode_medium(sample)
+                prompts = [self.encode_prompt(sample, i, encoded, chosen) for i in range(len(sample.examples))]
             except SampleError as error:
                 yield from (Prediction(e.example_id, sample.medium.medium_id, status="decode_error", error=str(error)) for e in sample.examples)
                 continue
@@ -86,17 +92,30 @@ class Predictor:
         for start in range(0, len(waiting), self.batch_size):
             yield from self.answer(waiting[start:start + self.batch_size])
 
-    def encode_medium(self, sample: Sample) -> EncodedMedium:
+    def encode_medium(self, sample: Sample) -> tuple[EncodedMedium, list[int]]:
+        """(frames of a sample for the language model, their positions)."""
         out = EncodedMedium(sample.key)
         chosen = self.encoder.choose_frames(sample, np.random.default_rng(0))
         if chosen:
             self.encoder.add_frames(out, sample, chosen, masks_wanted=False)
-        self.times = [sample.medium.frame_times[t] for t in chosen]
-        return out
+        return out, chosen
 
-    def encode_prompt(self, sample: Sample, index: int, encoded: EncodedMedium):
-        rendered = template.render_prompt(sample, self.text, index)
-        return self.encoder.encode_dialogue(rendered, encoded, self.times, sample.examples[index].example_id)
+    def encode_prompt(self, sample: Sample, index: int, encoded: EncodedMedium, chosen: Sequence[int], *, forced: bool = False) -> EncodedDialogue:
+        """The question of one example, with the objects that it points at; ``forced``: and the reply that its annotation asks for."""
+        example = sample.examples[index]
+        rendered = (template.render(sample, self.text, (index,), frames=chosen) if forced
+                    else template.render_prompt(sample, self.text, index, chosen))
+        prompts = self.encoder.visual_prompts([(example, None)], sample, encoded, list(chosen))
+        times = [sample.medium.frame_times[t] for t in chosen]
+        return self.encoder.encode_dialogue(rendered, encoded, times, example.example_id, prompts)
+
+    @torch.inference_mode()
+    def forced_tokens(self, encoded: EncodedMedium) -> torch.Tensor:
+        """(O, K, C) prompt embeddings of every ``<|seg|>`` in the one dialogue of a medium, read from a single forward pass."""
+        model = self.model
+        batch = {name: value.to(model.device) if isinstance(value, torch.Tensor) else value for name, value in collate([encoded], "video").items()}
+        _, before = model.hidden_states(model.embed(batch), batch["position_ids"], batch["segment_lengths"])
+        return model.seg_tokens(before[encoded.dialogues[0].seg.to(model.device) - 1])
 
     def answer(self, batch) -> Iterator[Prediction]:
         started = time.perf_counter()
@@ -119,7 +138,8 @@ class Predictor:
         tokens = torch.cat([r.tokens for r in replies])
         if not len(tokens) or not len(sample.frames):
             return [[] for _ in replies]
-        tracks = iter(segment_clip(self.model, sample.frames, (sample.medium.height, sample.medium.width), tokens, key=sample.key))
+        tracks = iter(segment_clip(self.model, sample.frames, (sample.medium.height, sample.medium.width), tokens, key=sample.key,
+                                   offload_memory=self.offload_memory))
         return [[next(tracks) for _ in r.tokens] for r in replies]
 
 
@@ -138,15 +158,19 @@ def to_prediction(sample: Sample, example: Example, reply: Reply, tracks: Sequen
                       frame_times=medium.frame_times, masks=masks)
 
 
-def load_predictor(checkpoint: str, *, backbone: str = "", num_frames: int = 0, max_new_tokens: int = 512, batch_size: int = 8,
-                   device: str = "auto") -> Predictor:
-    """Model, frame budget and prompt form of a trained checkpoint."""
+def load_predictor(checkpoint: str, *, backbone: str = "", fourier_from: str = "", num_frames: int = 0, max_new_tokens: int = 512,
+                   batch_size: int = 8, offload_memory: bool = False, device: str = "auto") -> Predictor:
+    """Model, frame budget and prompt form of a trained checkpoint.
+
+    One of the reference records neither: it gets the reference's, 16 frames at its fixed rate.
+    """
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    stored = read_config(checkpoint).get("unipixel", {})
+    stored = read_config(checkpoint).get("unipixel", {"frames": REFERENCE_FRAMES})
     frames = {**stored.get("frames", {}), "frame_sampling": "uniform"} | ({"num_frames": num_frames} if num_frames else {})
     text = template.TemplateSettings(**{**stored.get("template", {}), "paraphrase": False})
-    model, tokenizer = load_checkpoint(checkpoint, backbone=backbone, device=device)
-    return Predictor(model, tokenizer, media.FrameSettings(**frames), text, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    model, tokenizer = load_checkpoint(checkpoint, backbone=backbone, fourier_from=fourier_from, device=device)
+    return Predictor(model, tokenizer, media.FrameSettings(**frames), text, max_new_tokens=max_new_tokens, batch_size=batch_size,
+                     offload_memory=offload_memory)
 
 
 def questions(settings: PredictSettings, done: set[str]) -> Iterable[Sample]:
@@ -175,8 +199,9 @@ def run(settings: PredictSettings) -> Path:
         print(f"{out} is complete; remove it to predict again")
         return out
     done = completed_ids(out)
-    predictor = load_predictor(settings.checkpoint, backbone=settings.backbone, num_frames=settings.num_frames,
-                               max_new_tokens=settings.max_new_tokens, batch_size=settings.batch_size, device=settings.device)
+    predictor = load_predictor(settings.checkpoint, backbone=settings.backbone, fourier_from=settings.fourier_from, num_frames=settings.num_frames,
+                               max_new_tokens=settings.max_new_tokens, batch_size=settings.batch_size,
+                               offload_memory=settings.offload_memory, device=settings.device)
     with PredictionWriter(out) as writer, tqdm(desc="predict", unit="example", initial=len(done)) as bar:
         for sample in questions(settings, done):
             for prediction in predictor.predict([sample]):

@@ -15,14 +15,15 @@ from unipixel.sample import Entry, encode_mask
 
 
 @torch.inference_mode()
-def segment_clip(model: GroundedVLM, frames: Sequence[bytes], size: tuple[int, int], tokens: Tensor, *, key: str = "", chunk: int = 8
-                 ) -> list[list[Entry]]:
+def segment_clip(model: GroundedVLM, frames: Sequence[bytes], size: tuple[int, int], tokens: Tensor, *, key: str = "", chunk: int = 8,
+                 offload_memory: bool = False) -> list[list[Entry]]:
     """Masks of all objects on all frames of one clip.
 
     Args:
         frames: encoded images, decoded ``chunk`` at a time.
         size: (H, W) of the frames in pixels; masks come back at this size.
         tokens: (O, K, C) prompt embeddings.
+        offload_memory: keep SAM 2's memory of past frames on the host, for hundreds of objects at once.
 
     Returns:
         per object, per frame: compressed COCO counts, or the empty entry where nothing is visible.
@@ -45,7 +46,7 @@ def segment_clip(model: GroundedVLM, frames: Sequence[bytes], size: tuple[int, i
                  for t in range(total))
         masks = (step.masks[0] for step in steps)
     else:
-        steps = sam2.track(features_at, tokens, total, model.prompting, True)
+        steps = sam2.track(features_at, tokens, total, model.prompting, True, "cpu" if offload_memory else None)
         rows = torch.arange(objects, device=tokens.device)
         masks = (step.multimasks[rows, step.best] for step in steps)
     for logits in masks:

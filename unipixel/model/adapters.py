@@ -20,15 +20,20 @@ PARTS: dict[str, tuple[str, ...]] = {
     "visual": ("visual.",),
     "embedding": ("embed_tokens.", "lm_head."),
     "projector": ("visual.merger.",),
+    "ref": ("ref_proj", "tem_emb.", "tem_proj."),
+    "ref_encoder": ("ref_encoder.",),
+    "mem": ("msk_proj.",),
     "seg": ("seg_head.",),
     "sam2_encoder": ("sam2.image_encoder.",),
     "sam2_decoder": ("sam2.",),
 }
 """Part -> substrings of parameter names. A parameter that fits several belongs to the last one listed here, so that ``projector`` can
-train while ``visual`` stays frozen and ``sam2_encoder`` has its own rate; ``sam2_decoder`` is all of SAM 2 but its image encoder."""
+train while ``visual`` stays frozen and ``sam2_encoder`` has its own rate; ``sam2_decoder`` is all of SAM 2 but its image encoder.
+``ref`` and ``ref_encoder`` embed points and boxes, ``mem`` embeds regions."""
 
-NEVER_USED = ("sam2.mask_downsample.", "sam2.no_mem_pos_enc", "sam_prompt_encoder.point_embeddings.", "sam_prompt_encoder.mask_downscaling.")
-"""SAM 2 weights that prompting by embeddings never touches; kept in checkpoints, never trained."""
+NEVER_USED = ("sam2.mask_downsample.", "sam2.no_mem_pos_enc", "sam_prompt_encoder.point_embeddings.", "sam_prompt_encoder.mask_downscaling.",
+              "ref_encoder.point_embeddings.0.", "ref_encoder.no_mask_embed.", "ref_encoder.mask_downscaling.")
+"""Weights that prompting by embeddings, positive points and boxes never touches; kept in checkpoints, never trained."""
 
 _QKVO = ("q_proj", "k_proj", "v_proj", "o_proj", "attn.qkv", "attn.proj")
 
@@ -70,7 +75,7 @@ def lora_targets(backbone: nn.Module, settings: LoraSettings, train: Sequence[st
             if not any(_ends_with(name, ending) for name in linear):
                 raise ConfigError(f"lora_targets={ending!r} matched 0 of {len(linear)} linear layers{nearest(ending, _short_names(linear))}")
         return [name for name in linear if any(_ends_with(name, e) for e in endings)]
-    tied = backbone.config.get_text_config().tie_word_embeddings
+    tied = tied_embeddings(backbone.config)
     free = [name for name in linear if (name.endswith(_QKVO) or part_of(name + ".weight") not in train) and not (tied and name == "lm_head")]
     chosen = [name for name in free if settings.lora_layers == "linear" or name.endswith(_QKVO)]
     if settings.lora_scope != "all":
@@ -78,6 +83,12 @@ def lora_targets(backbone: nn.Module, settings: LoraSettings, train: Sequence[st
     if not chosen:
         raise ConfigError(f"lora_layers={settings.lora_layers!r} with lora_scope={settings.lora_scope!r} matched 0 of {len(linear)} linear layers")
     return chosen
+
+
+def tied_embeddings(config) -> bool:
+    """Whether input and output embeddings are one matrix; the switch stands in the text settings of some checkpoints, outside in others."""
+    inner = getattr(config.get_text_config(), "tie_word_embeddings", None)
+    return bool(getattr(config, "tie_word_embeddings", False) if inner is None else inner)
 
 
 def _ends_with(name: str, ending: str) -> bool:
