@@ -42,6 +42,7 @@ REQUIRES = [
 ]
 EXTRAS = {
     "gpu": ["flash-attn>=2.8; platform_system == 'Linux'", "liger-kernel>=0.8", "bitsandbytes>=0.45.1"],
+    "video": ["torchcodec>=0.7"],  # decodes videos inside shards with the system's FFmpeg, instead of PyAV
     "remote": ["aiohttp>=3.10", "s3fs>=2025.3", "gcsfs>=2025.3"],  # shards over HTTP, S3, GCS
     "judge": ["openai>=1.60"],
     "dev": ["pytest>=8.3", "pytest-xdist>=3.6", "aiohttp>=3.10", "ruff>=0.9"],

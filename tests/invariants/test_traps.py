@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -294,7 +295,7 @@ def test_canary_checkpoint_loading_of_transformers(monkeypatch):
     monkeypatch.setattr(hf_trainer, "deepspeed_load_checkpoint", lambda engine, path, load_module_strict=True: seen.append(load_module_strict))
     original = hf_trainer.deepspeed_load_checkpoint
     with deepspeed_private.partial_resume():
-        hf_trainer.deepspeed_load_checkpoint("engine", "path", load_module_strict=True)
+        hf_trainer.deepspeed_load_checkpoint(SimpleNamespace(load_universal_checkpoint=lambda: False), "path", load_module_strict=True)
     assert seen == [False] and hf_trainer.deepspeed_load_checkpoint is original
 
 
