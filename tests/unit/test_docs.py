@@ -7,6 +7,7 @@ import doctest
 import functools
 import importlib
 import io
+import json
 import re
 import shlex
 from pathlib import Path
@@ -103,3 +104,13 @@ def test_python_examples_run(page, body, folder, monkeypatch):
         assert doctest.DocTestRunner().run(test).failed == 0
     else:
         exec(compile(body, str(page), "exec"), {})  # noqa: S102 - our own documents
+
+
+def test_the_readme_table_is_the_saved_result():
+    result = json.loads((ROOT / "benchmarks" / "results" / "quickstart.json").read_text())
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for row in result["rows"]:
+        cells = re.search(rf"^\| {re.escape(row['metric'])} \|(.*)\|$", text, re.MULTILINE)[1].split("|")
+        shown = [None if cell.strip() == "–" else float(cell.strip(" *")) for cell in cells[:3]]
+        assert shown == [None if row[side] is None else round(100 * row[side], 1) for side in ("trivial", "untrained", "trained")], row["metric"]
+    assert f"({result['examples']} questions)" in text and f"{result['total_seconds']:.0f} s in all" in text
