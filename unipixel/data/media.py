@@ -35,7 +35,7 @@ class FrameSettings:
 
     num_frames: int = setting(8, "frames taken from a video (all of them when it has fewer)")
     frame_sampling: str = setting("random", "random draws one frame per equal stretch (training), uniform spreads them from first to last")
-    min_pixels: int = setting(128 * 28 * 28, "least area of a frame for the language model, in pixels; sides become multiples of 28 (of 32 for Qwen3-VL)")
+    min_pixels: int = setting(128 * 28 * 28, "least area of a frame for the language model, in pixels; sides become multiples of 28 (Qwen3-VL: 32)")
     max_pixels: int = setting(256 * 28 * 28, "largest area of a frame for the language model, in pixels")
     reference_times: bool = setting(False, "tell the language model that frames are half a second apart, whatever their times, as released UniPixel "
                                            "weights were trained")
