@@ -28,7 +28,7 @@ TRAINED = ("adapter_model.safetensors", "pytorch_model.safetensors")
 
 
 def settings(tiny, folder: Path, engine: str, **changes) -> dict:
-    """Dropout on, a checkpoint after every step; the steps are of the kinds masks, masks, no masks, masks."""
+    """Dropout on, a checkpoint after every step; the steps are of the kinds masks, no masks, masks, masks."""
     return recipe(tiny, max_steps=STEPS, save_steps=1, lora_dropout=0.05, examples_per_medium=1, deepspeed=tiny_run.engine(engine, folder),
                   **changes)
 
@@ -60,7 +60,7 @@ def wholes(tiny, tmp_path_factory) -> Callable[[str], Path]:
             folder = tmp_path_factory.mktemp(engine)
             made[engine] = Ranks(settings(tiny, folder, engine), folder / "whole").finish()
             kinds = [line["kind"] for line in steps(made[engine])]
-            assert kinds == ["video_masks", "video_masks", "video", "video_masks"]
+            assert kinds == ["video_masks", "video", "video_masks", "video_masks"]
         return made[engine]
 
     return whole

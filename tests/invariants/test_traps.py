@@ -194,8 +194,8 @@ def disagree(argv: Sequence[str]) -> int:
     """Rank 1 takes the other kind from the second step on."""
     kind_of = OrderPlan.next_kind
 
-    def next_kind(self, size):
-        kind = kind_of(self, size)
+    def next_kind(self):
+        kind = kind_of(self)
         other = [k for k in self.of_kind if k != kind]
         return other[0] if self.step and os.environ["RANK"] == "1" else kind
 

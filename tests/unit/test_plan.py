@@ -48,7 +48,7 @@ def test_order_is_frozen():
     plan = make_plan({"a": ("video", 9000), "b": ("video", 700), "c": ("text", 3000)}, seed=7, weights={"b": 5})
     draws = [draw for batch in take(plan, 313, micro=32) for draw in batch.draws]
     digest = hashlib.sha256(np.array(draws, "<i8").tobytes()).hexdigest()
-    assert digest.startswith("2616bc110f9109b1")
+    assert digest.startswith("0832315bf3505bff")
 
 
 @pytest.mark.parametrize("size", [1, 2, 97, 5000])
@@ -121,12 +121,12 @@ def test_every_group_once_per_epoch():
 
 
 def test_kinds_advance_together():
-    """No kind runs ahead of the others by more than two steps of its share."""
+    """No kind runs ahead of the others by more than a step of its share."""
     plan, counts = make_plan(), Counter()
     for batch in take(plan, 60):
         counts[batch.kind] += 4
         shares = [counts[kind] / size for kind, size in SIZES.values()]
-        assert max(shares) - min(shares) <= 2 * 4 / 5 + 1e-9
+        assert max(shares) - min(shares) <= 4 / 5 + 1e-9
 
 
 @pytest.mark.parametrize("micro", [1, 32])

@@ -240,11 +240,10 @@ class OrderPlan:
         """Passes over the mixture at a state."""
         return sum(cursor[0] for cursor in state["cursors"]) / self.epoch_size
 
-    def next_kind(self, size: int = 1) -> str:
-        """The kind that is furthest behind its share, up to a seeded jitter of one step that keeps kinds from alternating in a rhythm."""
+    def next_kind(self) -> str:
+        """The kind that is furthest behind its share of all samples; depends on the cursors only."""
         def due(kind: str) -> float:
-            drawn = sum(self.streams[i].cursor.drawn for i in self.of_kind[kind])
-            return (drawn + size * _key(self.seed, kind, drawn) / 2**64) / self.weights[kind]
+            return (sum(self.streams[i].cursor.drawn for i in self.of_kind[kind]) + 0.5) / self.weights[kind]
 
         return min(self.of_kind, key=lambda kind: (due(kind), kind))
 
@@ -264,7 +263,7 @@ class OrderPlan:
         """Endless micro-batches of one rank, ``accumulation`` of them per step. Advances this plan."""
         size = world * micro * accumulation
         while True:
-            kind = self.next_kind(size)
+            kind = self.next_kind()
             draws = self.draw_step(kind, size)
             step, self.step = self.step, self.step + 1
             state = self.state()
