@@ -83,7 +83,7 @@ def test_a_frame_counts_only_when_all_evidence_is_annotated():
     sample = small_sample("clip", discs(4), [True, True, False, True])
     medium = sample.medium
     other = dataclasses.replace(medium.objects["a"], oid="b", track=dataclasses.replace(
-        medium.objects["a"].track, entries=(0, None, 0, 0)))
+        medium.objects["a"].track, entries=("", None, "", "")))
     example = dataclasses.replace(sample.examples[0], targets=(("a",), ("b",)))
     both = dataclasses.replace(sample, medium=dataclasses.replace(medium, objects={"a": medium.objects["a"], "b": other}),
                                examples=(example,))
@@ -161,7 +161,7 @@ def test_seed_arithmetic(sample):
     assert score_example(truth, letter).correct and not score_example(truth, letter, SEED).correct
     assert score_example(truth, dataclasses.replace(twice, answer=" A "), SEED).correct
     assert not score_example(truth, dataclasses.replace(twice, answer="a disc"), SEED).correct
-    assert score_example(truth, dataclasses.replace(twice, masks=(dict.fromkeys(range(10), 0),), answer="F"), SEED).j == 0
+    assert score_example(truth, dataclasses.replace(twice, masks=(dict.fromkeys(range(10), ""),), answer="F"), SEED).j == 0
 
 
 # --- ground truth and averages on real annotations -------------------------------------------------------------------------------
