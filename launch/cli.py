@@ -30,6 +30,7 @@ COMMANDS: dict[str, Command] = {
     "data-stats": Command("data_tools.stats:main", "kinds, lengths and objects of packed data, and what a mixture makes of them"),
     "preview": Command("data_tools.preview:main", "show packed examples, with what the model will see, as one HTML page"),
     "train sft": Command("launch.start:sft", "supervised fine-tuning on all GPUs of this machine, or --dry-run"),
+    "train dpo": Command("launch.start:dpo", "preference training over video, on all GPUs of this machine"),
     "export": Command("unipixel.model.export:main", "a trained model as one folder in the layout of released UniPixel checkpoints"),
     "predict": Command("unipixel.infer.predict:main", "answers, time segments and masks of a trained model"),
     "score": Command("benchmarks.score:main", "score predictions against their ground truth"),

@@ -1,41 +1,36 @@
 """``unipixel train sft --dry-run``: what a run would train, its memory per GPU and its batch, without weights, network or GPU.
 
 The model is built from configuration on the meta device and goes through the same rules for LoRA, frozen parts and learning rates as a
-real run. Backbones are described by the ``config.json`` of a local folder, or by one of the files in ``launch/configs``.
+real run. Backbones are described by the ``config.json`` of a local folder, or by one of the files in ``launch/configs``
+(``unipixel.model.meta``).
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from accelerate import init_empty_weights
 from tabulate import tabulate
-from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
 
 from launch.activations import Clips, checkpoint_bytes, mask_activation_bytes
 from launch.memory import Engine, model_bytes, state_bytes
-from sam2_ext import build_sam2
 from unipixel.config import parse
+from unipixel.data.layout import MERGE, TEMPORAL
 from unipixel.data.loader import Groups
-from unipixel.data.media import MERGE, PATCH, TEMPORAL, FrameSettings
-from unipixel.data.mixture import read_mixture
+from unipixel.data.media import FrameSettings
+from unipixel.data.mixture import read_mixture, read_part
 from unipixel.data.plan import OrderPlan
 from unipixel.data.shards import ShardDataset
-from unipixel.errors import ConfigError, nearest
-from unipixel.model.adapters import LoraSettings, TrainableReport, part_of, set_trainable
+from unipixel.model.adapters import LoraSettings, TrainableReport, part_of
 from unipixel.model.build import ModelSettings
 from unipixel.model.grounded import GroundedVLM
+from unipixel.model.meta import meta_model
 from unipixel.objectives.masks import MaskLossSettings
 from unipixel.train.settings import DEEPSPEED_CONFIGS, DataSettings, RunSettings, SFTArguments, deepspeed_config
 from unipixel.train.sft import SETTINGS, total_steps
 from unipixel.train.trainer import parameter_groups
 
-CONFIGS = Path(__file__).parent / "configs"
-BACKBONES = {f"Qwen/Qwen2.5-VL-{size}-Instruct": f"qwen2_5_vl_{size.lower()}.json" for size in ("3B", "7B")}
 TEXT_TOKENS = 200
 """Tokens of a dialogue beside its video, for the estimate of the backbone's activations."""
 GIB = 2**30
@@ -84,34 +79,6 @@ def read_settings(argv: Sequence[str], gpus: int) -> Run:
     return Run(*(parsed[cls] for cls in (ModelSettings, LoraSettings, DataSettings, FrameSettings, MaskLossSettings, RunSettings)), args)
 
 
-def backbone_config(name: str) -> Qwen2_5_VLConfig:
-    """Configuration of a local model folder, or of a released model by its hub name.
-
-    Raises:
-        ConfigError: neither, or a model of another family.
-    """
-    local = Path(name) / "config.json"
-    if not local.is_file() and name not in BACKBONES:
-        raise ConfigError(f"backbone={name!r} is no folder with a config.json, and a dry run knows only {', '.join(BACKBONES)} by name"
-                          f"{nearest(name, BACKBONES)}")
-    values = json.loads((local if local.is_file() else CONFIGS / BACKBONES[name]).read_text(encoding="utf-8"))
-    if values.get("model_type") != Qwen2_5_VLConfig.model_type:
-        raise ConfigError(f"{local} is of model_type {values.get('model_type')!r}, only {Qwen2_5_VLConfig.model_type!r} is supported")
-    return Qwen2_5_VLConfig.from_dict(values)
-
-
-def meta_model(settings: ModelSettings, lora: LoraSettings, train: Sequence[str]) -> tuple[GroundedVLM, TrainableReport]:
-    """The model of a run on GPUs, without values, and what trains in it."""
-    config = backbone_config(settings.backbone)
-    dtype = torch.bfloat16 if settings.model_dtype == "auto" else settings.dtype
-    with init_empty_weights():  # the meta device alone does not work: SAM 2 reads values while it is built
-        sam2 = build_sam2(settings.sam2_file(settings.sam2_config), image_size=settings.sam2_image_size)
-    with torch.device("meta"):
-        backbone = AutoModelForImageTextToText.from_config(config, dtype=dtype)
-        model = GroundedVLM(backbone, sam2, hidden_tokens=settings.sam2_hidden_tokens, prompting=settings.sam2_prompting)
-        return model, set_trainable(model, lora, train)
-
-
 def dry_run(argv: Sequence[str], *, gpus: int) -> int:
     """Print the plan of a run with these arguments on ``gpus`` GPUs; returns the exit code.
 
@@ -125,7 +92,10 @@ def dry_run(argv: Sequence[str], *, gpus: int) -> int:
     print(trainable_table(model, report, run) + "\n")
     activations, explained = activation_bytes(model, run)
     print(memory_table(model, engine, activations, gpus) + "\n")
-    print(explained + "\n" + batch_text(run))
+    print(explained)
+    if run.data.shards:
+        print(mixture_text(run))
+    print(batch_text(run))
     return 0
 
 
@@ -167,7 +137,7 @@ def activation_bytes(model: GroundedVLM, run: Run) -> tuple[float, str]:
                                   losses=run.masks)
     text, vision = model.config.text_config, model.config.vision_config
     cells = -(-frames // TEMPORAL)
-    visual = cells * run.frames.max_pixels // (PATCH * MERGE) ** 2
+    visual = cells * run.frames.max_pixels // model.family.layout.token**2
     rows = videos * run.data.examples_per_medium * (visual + TEXT_TOKENS)
     patches = videos * visual * MERGE**2
     backbone = (checkpoint_bytes(text.num_hidden_layers, rows, text.hidden_size) + checkpoint_bytes(vision.depth, patches, vision.hidden_size)
@@ -177,6 +147,12 @@ def activation_bytes(model: GroundedVLM, run: Run) -> tuple[float, str]:
         f"Activations: one micro-batch of {clips.videos} x {clips.frames} frames with {clips.objects} objects and {rows:,} tokens, the most "
         f"this recipe allows:\n{masks / GIB:.1f} of SAM 2 and the mask losses, {about}. Not counted: kernel workspace, "
         "communication buffers,\nthe layer at work, fragmentation.")
+
+
+def mixture_text(run: Run) -> str:
+    """The sets and how often each is seen per epoch, or the share that it makes."""
+    parts = [read_part(entry) for entry in run.data.shards]
+    return "Mixture: " + ", ".join(f"{part.folder} {part.share:.0%}" if part.share else f"{part.folder} x {part.repeat:g}" for part in parts)
 
 
 def batch_text(run: Run) -> str:

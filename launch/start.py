@@ -64,6 +64,17 @@ def sft(argv: Sequence[str]) -> int:
     return train("unipixel.train.sft", argv, prog="unipixel train sft")
 
 
+def dpo(argv: Sequence[str]) -> int:
+    """``unipixel train dpo``.
+
+    Raises:
+        ConfigError: ``--dry-run``, which describes supervised steps.
+    """
+    if "--dry-run" in argv:
+        raise ConfigError("--dry-run plans the memory of `unipixel train sft`; it cannot plan preference training")
+    return train("unipixel.train.dpo", argv, prog="unipixel train dpo")
+
+
 def train(module: str, argv: Sequence[str], *, prog: str) -> int:
     """Run ``module``'s ``main`` in as many processes as the flags and the machine ask for; returns the exit code.
 

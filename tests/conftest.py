@@ -26,3 +26,11 @@ def tiny(tmp_path_factory):
     from tests.tiny_run import make_assets  # imports all of training, which most tests do not need
 
     return make_assets(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen3(tiny, tmp_path_factory):
+    """The same assets with a model folder of the Qwen3-VL family."""
+    from tests.tiny_run import with_family
+
+    return with_family(tiny, "qwen3_vl", tmp_path_factory.mktemp("tiny_qwen3"))

@@ -8,6 +8,7 @@ for starting the same under torchrun.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import multiprocessing
@@ -129,10 +130,19 @@ class Assets:
     kinds: Path
 
 
-def make_assets(folder: Path) -> Assets:
+def write_base(folder: Path, settings: TinySettings) -> Path:
     texts = [text for index in range(8) for e in questions(index) for text in (e.question, e.answer, *(t.text for t in e.turns))]
+    return write_tiny_base(folder, texts * 4, settings)
+
+
+def make_assets(folder: Path) -> Assets:
     clips, kinds = write_clips(folder / "clips", 8), write_kinds(folder / "kinds", 4)
-    return Assets(write_tiny_base(folder / "base", texts * 4, TINY), clips, kinds)
+    return Assets(write_base(folder / "base", TINY), clips, kinds)
+
+
+def with_family(assets: Assets, family: str, folder: Path) -> Assets:
+    """The same shards with a model folder of another kind of backbone."""
+    return dataclasses.replace(assets, base=write_base(folder / "base", dataclasses.replace(TINY, family=family)))
 
 
 def recipe(assets: Assets, **changes) -> dict:
@@ -174,7 +184,7 @@ def tiny_parts(assets: Assets, **changes):
     model, tokenizer = build_model(model_settings)
     set_trainable(model, lora, run.train)
     encoder = SampleEncoder(tokenizer, frames, text, sam_size=model_settings.sam2_image_size, max_turns=data.max_turns,
-                            max_objects=data.max_objects)
+                            max_objects=data.max_objects, layout=model.family.layout)
     return model, tokenizer, encoder, Groups(ShardDataset(data.shards), data.examples_per_medium)
 
 

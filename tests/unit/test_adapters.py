@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
+import json
+import shutil
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from tests.tiny_run import recipe
+from tests.tiny_run import Ranks, recipe, steps, tiny_parts
+from unipixel.data.collate import collate
 from unipixel.errors import ConfigError
 from unipixel.model.adapters import NEVER_USED, PARTS, LoraSettings, lora_targets, part_of, set_trainable
-from unipixel.model.build import ModelSettings, build_model
+from unipixel.model.build import ModelSettings, build_model, checkpoint_fields, load_model
+from unipixel.model.checkpoint import always_written, save_trained
 
 NO_LORA = LoraSettings(lora_layers="none")
 
@@ -124,3 +132,120 @@ def test_parts_that_do_not_exist(model, lora, train, words):
 def test_settings_out_of_range(changes, words):
     with pytest.raises(ConfigError, match=words):
         LoraSettings(**changes)
+
+
+# --- variants: rsLoRA, DoRA, new tokens alone, four-bit weights -------------------------------------------------------------------------
+
+VARIANTS = {"rslora": {"lora_variant": "rslora"}, "dora": {"lora_variant": "dora"}, "tokens": {"train_new_tokens": True, "train": ["seg"]},
+            "everything": {"lora_variant": "dora", "lora_layers": "linear", "train_new_tokens": True, "train": ["seg"]}}
+
+
+def logits(model, parts) -> torch.Tensor:
+    _, _, encoder, groups = parts
+    model.eval()
+    with torch.no_grad():
+        return model(**collate([encoder(groups.sample(0))], "video")).logits
+
+
+@pytest.fixture(scope="module")
+def untied(tiny, tmp_path_factory):
+    """The toy base with an output head of its own."""
+    folder = tmp_path_factory.mktemp("untied") / "base"
+    shutil.copytree(tiny.base, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["tie_word_embeddings"] = config["text_config"]["tie_word_embeddings"] = False
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = load_file(folder / "model.safetensors")
+    name = next(n for n in weights if n.endswith("embed_tokens.weight"))
+    save_file(weights | {"lm_head.weight": weights[name].flip(1).contiguous()}, folder / "model.safetensors", metadata={"format": "pt"})
+    return dataclasses.replace(tiny, base=folder)
+
+
+@pytest.mark.parametrize("head", ["tied", "untied"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_checkpoint_of_each_variant_loads_and_merges(tiny, untied, tmp_path, variant, head):
+    assets = tiny if head == "tied" else untied
+    parts = tiny_parts(assets, **VARIANTS[variant])
+    model, tokenizer = parts[:2]
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.05 * torch.randn_like(parameter)
+    settings = ModelSettings(**{k: v for k, v in recipe(assets).items() if k in ModelSettings.__dataclass_fields__})
+    state = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad or always_written(name)}
+    save_trained(model, state, tmp_path, checkpoint_fields(settings, tokenizer))
+    mine, loaded = logits(model, parts), load_model(tmp_path)
+    assert (mine - logits(tiny_parts(assets, **VARIANTS[variant])[0], parts)).abs().max() > 0.1  # the variant says something at all
+    torch.testing.assert_close(logits(loaded, parts), mine, atol=1e-6, rtol=0)
+    loaded.backbone = loaded.backbone.merge_and_unload()
+    torch.testing.assert_close(logits(loaded, parts), mine, atol=2e-5, rtol=1e-5)
+    stored = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert stored["use_dora"] == (VARIANTS[variant].get("lora_variant") == "dora")
+    assert bool(stored["trainable_token_indices"]) == ("train_new_tokens" in VARIANTS[variant])
+
+
+@pytest.mark.parametrize("head", ["tied", "untied"])
+def test_only_the_new_rows_of_the_embedding_train(tiny, untied, head):
+    """Three rows of each matrix; both sides of a tie move together."""
+    assets = tiny if head == "tied" else untied
+    model, tokenizer, *_ = tiny_parts(assets, train_new_tokens=True, train=["seg"])
+    rows = {name: p.shape for name, p in model.named_parameters() if p.requires_grad and part_of(name) == "embedding"}
+    assert list(rows.values()) == [(3, 64)] * (1 if head == "tied" else 2)
+    assert model.new_tokens == tuple(tokenizer.convert_tokens_to_ids(["<|ref|>", "<|seg|>", "<|mem|>"]))
+
+
+def test_scale_of_rslora(tiny):
+    """alpha 8 over the root of rank 4, not over the rank."""
+    scales = {variant: next(m.scaling["default"] for m in tiny_parts(tiny, lora_variant=variant)[0].modules() if hasattr(m, "scaling")
+                            and hasattr(m, "lora_A")) for variant in ("plain", "rslora")}
+    assert scales == {"plain": 2.0, "rslora": 4.0}
+
+
+def test_settings_that_contradict_each_other(tiny, model):
+    with pytest.raises(ConfigError, match="lora_layers='none' leaves out"):
+        LoraSettings(train_new_tokens=True, lora_layers="none")
+    with pytest.raises(ConfigError, match="leave one of them out"):
+        set_trainable(model, LoraSettings(train_new_tokens=True), ["embedding"])
+    with pytest.raises(ConfigError, match="adapts lm_head"):
+        set_trainable(model, LoraSettings(train_new_tokens=True, lora_targets="q_proj,lm_head"), ["seg"])
+    with pytest.raises(ConfigError, match="nearest: 'rslora'"):
+        LoraSettings(lora_variant="rs_lora")
+
+
+def test_four_bits_need_their_package(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="pip install bitsandbytes"):
+        ModelSettings(quantize="nf4")
+    with pytest.raises(ConfigError, match="quantize='fp4' must be one of"):
+        ModelSettings(quantize="fp4")
+    with pytest.raises(ConfigError, match="pip install flash-attn"):
+        ModelSettings(attn_implementation="segment_flash_attention_2")
+
+
+def test_four_bit_language_model(tiny, tmp_path):
+    """Its linear layers only; a checkpoint records the setting, and loads with it and without."""
+    bnb = pytest.importorskip("bitsandbytes", reason="the optional bitsandbytes package is not installed")
+    parts = tiny_parts(tiny, quantize="nf4", train=["seg"])
+    model, tokenizer = parts[:2]
+    assert {part_of(n + ".weight") for n, m in model.named_modules() if isinstance(m, bnb.nn.Linear4bit)} == {"llm"}
+    model.train()(**collate([parts[2](parts[3].sample(0))], "video")).logits.sum().backward()
+    assert all(p.grad is not None for n, p in model.named_parameters() if "lora_" in n)
+    settings = ModelSettings(**{k: v for k, v in recipe(tiny, quantize="nf4").items() if k in ModelSettings.__dataclass_fields__})
+    state = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad or always_written(name)}
+    save_trained(model, state, tmp_path, checkpoint_fields(settings, tokenizer))
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["quantize"] == "nf4" and "quantization_config" not in config
+    torch.testing.assert_close(logits(load_model(tmp_path), parts), logits(model, parts), atol=1e-6, rtol=0)
+    assert not any(isinstance(m, bnb.nn.Linear4bit) for m in load_model(tmp_path, quantize="none").modules())
+    with pytest.raises(ConfigError, match="train=llm: a quantized language model"):
+        tiny_parts(tiny, quantize="nf4", train=["llm"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["rslora", "everything"])
+def test_training_with_zero2(tiny, tmp_path, variant):
+    """Two ranks, gradient checkpointing; the check of gradients passes, and the adapters have moved."""
+    out = Ranks(recipe(tiny, gradient_checkpointing=True, max_steps=2, **VARIANTS[variant]), tmp_path / "run").finish(timeout=200)
+    assert len(steps(out)) == 2
+    moved = {name: tensor for name, tensor in load_file(out / "adapter_model.safetensors").items() if "lora_B" in name}
+    assert moved and all(tensor.any() for tensor in moved.values())

@@ -14,12 +14,14 @@ from omegaconf import OmegaConf
 
 from launch import start
 from launch.activations import Clips, mask_activation_bytes
-from launch.dry_run import backbone_config, meta_model, read_settings
+from launch.dry_run import read_settings
 from launch.memory import Engine, ModelBytes, model_bytes, state_bytes
 from sam2_ext import MaskOutput, build_sam2, reset_rope_tables
 from unipixel.errors import ConfigError
 from unipixel.model.adapters import LoraSettings
+from unipixel.model.backbones import backbone_config
 from unipixel.model.build import ModelSettings
+from unipixel.model.meta import meta_model
 from unipixel.model.tiny import TinySettings, tiny_sam2_config
 from unipixel.objectives.masks import MaskLossSettings, mask_loss_sums
 from unipixel.train.settings import DEEPSPEED_CONFIGS, deepspeed_config

@@ -71,7 +71,7 @@ def test_everything_is_in_the_dialogue_once(make, tokenizer):
     assert encoded.grid == (2, 4, 4) and encoded.visual_tokens == 8
     text = tokenizer.decode(encoded.dialogues[0].ids)
     assert text.count("<|video_pad|>") == 8 and text.startswith("<|im_start|>system\n") and text.endswith("<|seg|>.<|im_end|>")
-    assert encoded.dialogues[0].visual_start == encoded.dialogues[0].ids.tolist().index(tokenizer.convert_tokens_to_ids("<|video_pad|>"))
+    assert encoded.dialogues[0].visual[0] == encoded.dialogues[0].ids.tolist().index(tokenizer.convert_tokens_to_ids("<|video_pad|>"))
 
 
 @pytest.mark.parametrize("text", ["Größe — 你好 🙂", "a\n\n b ", " ", "x" * 50])
@@ -122,7 +122,7 @@ def test_positions_follow_the_true_times(make):
     """6 frames at 2 per second, 4 of them uniformly: 0.0, 1.0, 1.5 and 2.5 s make cells at 0.0 and 1.5 s, 3 half-seconds apart."""
     encoded = make()(sample(0))
     dialogue = encoded.dialogues[0]
-    start = dialogue.visual_start
+    start = int(dialogue.visual[0])
     assert dialogue.positions[0].tolist() == list(range(len(dialogue.ids)))
     assert dialogue.positions[1, start:start + 8].tolist() == [start] * 4 + [start + 3] * 4
     assert dialogue.positions[2, start:start + 8].tolist() == [start, start, start + 1, start + 1] * 2

@@ -191,8 +191,8 @@ def test_epochs_draw_other_prompts_and_repeat_themselves(parts):
 def test_fixed_rate_of_the_reference(parts):
     """Frames at half a second: true times advance one index per cell, the reference's two."""
     true, fixed = (encoder(parts[1], reference_times=on)(sample(LOCATE)) for on in (False, True))
-    rows = slice(true.dialogues[0].visual_start, true.dialogues[0].visual_start + 36, 12)
-    start = true.dialogues[0].visual_start
+    rows = slice(int(true.dialogues[0].visual[0]), int(true.dialogues[0].visual[0]) + 36, 12)
+    start = int(true.dialogues[0].visual[0])
     assert (true.dialogues[0].positions[1, rows] - start).tolist() == [0, 2, 4], "cells start at 0, 1 and 2 s"
     slow = dataclasses.replace(sample(LOCATE).medium, frame_times=tuple(range(6)))
     slow_true, slow_fixed = (encoder(parts[1], reference_times=on)(Sample("k", slow, (LOCATE,), sample(LOCATE).frames)) for on in (False, True))

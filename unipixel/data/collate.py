@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from unipixel.data.encode import EncodedMedium
+from unipixel.data.pairs import PREFERENCE, pair_fields
 from unipixel.data.targets import mask_runs
 from unipixel.data.visual_prompts import pack_prompts
 
@@ -30,6 +31,7 @@ def collate(media: Sequence[EncodedMedium], kind: str) -> Batch:
         sam_frames (V * T, 3, S, S) uint8, object_rows (O,) int64 positions that predict each ``<|seg|>``, object_video (O,) int64,
         mask_runs one ``unipixel.data.targets.MaskRuns`` per frame size, as a dict, mask_valid (T, O) bool: present exactly when ``kind``
         has masks. ``unipixel.data.targets.batch_targets`` paints them.
+        of preference pairs: see ``unipixel.data.pairs.pair_fields``;
         segment_lengths tuple of int: tokens per dialogue; kind, keys: bookkeeping.
     """
     with_masks = kind.endswith("_masks")
@@ -42,12 +44,11 @@ def collate(media: Sequence[EncodedMedium], kind: str) -> Batch:
             length = len(dialogue.ids)
             rows.append(dialogue.ids)
             positions.append(dialogue.positions)
-            labelled = dialogue.supervised.nonzero().flatten()
-            label_rows.append(labelled - 1 + at)
-            label_ids.append(dialogue.ids[labelled])
+            label_rows.append(dialogue.predictors + at)
+            label_ids.append(dialogue.ids[dialogue.supervised])
             prompts.append((dialogue.prompts, at, features))
             if medium.grid is not None:
-                visual_rows.append(torch.arange(medium.visual_tokens) + dialogue.visual_start + at)
+                visual_rows.append(dialogue.visual + at)
                 visual_index.append(torch.arange(features, features + medium.visual_tokens))
             if with_masks:
                 object_rows.append(dialogue.seg - 1 + at)
@@ -62,6 +63,8 @@ def collate(media: Sequence[EncodedMedium], kind: str) -> Batch:
     batch = {"kind": kind, "keys": keys, "input_ids": torch.cat(rows)[None], "position_ids": torch.cat(positions, 1)[:, None],
              "segment_lengths": tuple(len(r) for r in rows), "label_rows": torch.cat(label_rows), "label_ids": torch.cat(label_ids)}
     batch |= pack_prompts(prompts)
+    if kind == PREFERENCE:
+        batch |= pair_fields([dialogue for medium in media for dialogue in medium.dialogues])
     if visual_rows:
         batch |= {"visual_rows": torch.cat(visual_rows), "visual_index": torch.cat(visual_index),
                   "patches": torch.cat([m.patches for m in media if m.patches is not None]),

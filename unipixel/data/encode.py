@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from unipixel.data import media, template
+from unipixel.data.layout import QWEN2_5_VL, VisualLayout
 from unipixel.data.positions import VisualBlock, mrope_positions, reference_temporal_indices, temporal_indices
 from unipixel.data.visual_prompts import VisualPrompts, visual_prompts
 from unipixel.errors import SampleError
@@ -29,7 +30,7 @@ class EncodedDialogue:
         seg: (O,) int64 positions of ``<|seg|>`` tokens.
         masks: (object, frame) -> COCO counts whose union is the target there; pairs without an entry have an empty target.
         annotated: (O, T) bool: frames where the target is known; the others are not supervised.
-        visual_start: position of the first visual token, when there are any.
+        visual: (Nv,) int64 positions of the visual tokens, in order.
         prompts: the objects that it points at, in the order of its ``<|ref|>`` and ``<|mem|>`` tokens.
     """
 
@@ -40,8 +41,13 @@ class EncodedDialogue:
     annotated: Tensor
     masks: dict[tuple[int, int], list[str]] = field(default_factory=dict)
     key: str = ""
-    visual_start: int = 0
+    visual: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     prompts: VisualPrompts = field(default_factory=VisualPrompts)
+
+    @property
+    def predictors(self) -> Tensor:
+        """(L,) int64 positions whose states predict the supervised tokens."""
+        return self.supervised.nonzero().flatten() - 1
 
 
 @dataclass
@@ -71,8 +77,9 @@ class EncodedMedium:
         return 0 if self.grid is None else self.grid[0] * self.grid[1] * self.grid[2] // media.MERGE**2
 
 
-def tokenize(rendered: template.Rendered, tokenizer, visual_tokens: int, key: str = "") -> tuple[Tensor, Tensor]:
-    """Rendered dialogue -> (ids (L,), supervised (L,)), from ONE tokenisation of the whole text.
+def tokenize(rendered: template.Rendered, tokenizer, visual_tokens: int, key: str = "", blocks: int = 1) -> tuple[Tensor, Tensor]:
+    """Rendered dialogue -> (ids (L,), supervised (L,)), from ONE tokenisation of the whole text. ``blocks`` visual placeholders share the
+    ``visual_tokens`` evenly.
 
     Raises:
         SampleError: a token straddles the border of a supervised span (``label_border``), or a text holds the visual placeholder.
@@ -89,16 +96,24 @@ def tokenize(rendered: template.Rendered, tokenizer, visual_tokens: int, key: st
             raise SampleError(f"token {token!r} crosses the border of a supervised span", reason="label_border", key=key)
         supervised |= inside & wanted
     pad = tokenizer.convert_tokens_to_ids(template.VIDEO_PAD)
-    if (ids == pad).sum() != (visual_tokens > 0):
-        raise SampleError(f"{template.VIDEO_PAD} stands {(ids == pad).sum()} times in the dialogue: it must not occur in the texts of a sample",
+    wanted = blocks if visual_tokens else 0
+    if (ids == pad).sum() != wanted:
+        raise SampleError(f"{template.VIDEO_PAD} stands {(ids == pad).sum()} times in the dialogue, not {wanted}: it must not occur in the texts of "
+                          "a sample",
                           reason="visual_placeholder", key=key)
-    repeats = np.where(ids == pad, visual_tokens, 1)
+    repeats = np.where(ids == pad, visual_tokens // blocks, 1)
     return torch.from_numpy(np.repeat(ids, repeats)), torch.from_numpy(np.repeat(supervised, repeats))
 
 
 def cell_times(times: list[float]) -> list[float]:
     """Time of each temporal cell: its first frame's. An odd last frame makes a cell of its own."""
     return times[:: media.TEMPORAL]
+
+
+def spoken_times(times: list[float]) -> tuple[float, ...]:
+    """Time of each temporal cell as timestamps say it: the middle between its first and last frame."""
+    last = [times[min(i + media.TEMPORAL, len(times)) - 1] for i in range(0, len(times), media.TEMPORAL)]
+    return tuple((a + b) / 2 for a, b in zip(cell_times(times), last))
 
 
 class SampleEncoder:
@@ -111,13 +126,15 @@ class SampleEncoder:
         max_turns: examples of a medium become the turns of one dialogue, at most this many, in an order drawn per epoch.
         max_objects: at most this many masks of a medium are supervised, drawn per epoch; 0 means all.
         seed: randomness of frames and wordings is a function of (seed, key, epoch).
+        layout: how the backbone is shown frames.
     """
 
     def __init__(self, tokenizer, frames: media.FrameSettings, text: template.TemplateSettings, *, sam_size: int,
-                 max_tokens: int = 40_960, max_turns: int = 1, max_objects: int = 0, seed: int = 0):
+                 max_tokens: int = 40_960, max_turns: int = 1, max_objects: int = 0, seed: int = 0,
+                 layout: VisualLayout = QWEN2_5_VL):
         self.tokenizer, self.frame_settings, self.text, self.sam_size = tokenizer, frames, text, sam_size
         self.max_tokens, self.max_turns, self.max_objects = max_tokens, max_turns, max_objects
-        self.seed = seed
+        self.seed, self.layout = seed, layout
         self.seg_id, self.ref_id, self.mem_id = tokenizer.convert_tokens_to_ids([template.SEG, template.REF, template.MEM])
 
     def __call__(self, sample: Sample, epoch: int = 0, with_masks: bool = True) -> EncodedMedium:
@@ -138,12 +155,23 @@ class SampleEncoder:
             key = ", ".join(sample.examples[i].example_id for i in turns)
             drawn = [(e, media.stable_rng(self.seed, sample.dataset, e.example_id, epoch)) for e in map(sample.examples.__getitem__, turns)]
             prompts = self.visual_prompts(drawn, sample, out, chosen)
-            dialogue = self.encode_dialogue(template.render(sample, self.text, turns, wordings, chosen), out, times, key, prompts)
+            rendered = template.render(sample, self.text, turns, wordings, chosen, self.chat_form(sample, chosen))
+            dialogue = self.encode_dialogue(rendered, out, times, key, prompts)
             if with_masks:
                 targets = [(i, o) for i in turns for o in range(len(sample.examples[i].targets))]
                 self.add_targets(dialogue, sample, targets, kept, chosen)
             out.dialogues.append(dialogue)
         return out
+
+    def chat_form(self, sample: Sample, chosen: list[int]) -> template.ChatForm:
+        """What the backbone's chat format has of its own, for the given frames of a sample."""
+        times = self.frame_times([sample.medium.frame_times[t] for t in chosen])
+        spoken = spoken_times(times) if self.layout.timestamps and sample.medium.kind != "image" else None
+        return template.ChatForm(self.layout.system_prompt, spoken)
+
+    def frame_times(self, times: list[float]) -> list[float]:
+        """Seconds that the language model is told: the true ones, or the reference's fixed rate."""
+        return [i / 2 for i in range(len(times))] if self.frame_settings.reference_times else times
 
     def keep_objects(self, sample: Sample, rng: np.random.Generator) -> set[tuple[int, int]]:
         """(example, target) pairs whose masks are supervised this time, at most ``max_objects``; the language loss covers all."""
@@ -183,7 +211,7 @@ class SampleEncoder:
     def add_frames(self, out: EncodedMedium, sample: Sample, chosen: list[int], masks_wanted: bool) -> None:
         frames = media.decode_frames(sample.frames, chosen, (sample.medium.height, sample.medium.width), sample.key,
                                      self.frame_settings.video_decoder)
-        out.patches, out.grid = media.patchify(media.resize_for_llm(frames, self.frame_settings))
+        out.patches, out.grid = media.patchify(media.resize_for_llm(frames, self.frame_settings, self.layout), self.layout)
         if masks_wanted:
             out.frames = _pad_frames(media.resize_for_sam2(frames, self.sam_size), self.sam_frames(sample.medium))
 
@@ -198,19 +226,23 @@ class SampleEncoder:
             times: seconds of the frames in ``medium``.
             prompts: what the dialogue points at; nothing when not given.
         """
-        ids, supervised = tokenize(rendered, self.tokenizer, medium.visual_tokens, key)
+        blocks = medium.grid[0] if self.layout.timestamps and medium.grid else 1
+        ids, supervised = tokenize(rendered, self.tokenizer, medium.visual_tokens, key, blocks)
         if len(ids) > self.max_tokens:
             raise SampleError(f"{len(ids)} tokens, max_tokens={self.max_tokens}", reason="too_long", key=key)
-        blocks, start = [], 0
-        if medium.grid is not None:
-            start = int((ids == self.tokenizer.convert_tokens_to_ids(template.VIDEO_PAD)).nonzero()[0])
-            reference = self.frame_settings.reference_times
-            temporal = reference_temporal_indices(medium.grid[0]) if reference else temporal_indices(cell_times(times))
-            blocks = [VisualBlock(start, medium.token_grid, temporal)]
+        visual = (ids == self.tokenizer.convert_tokens_to_ids(template.VIDEO_PAD)).nonzero().flatten()
+        blocks = self.visual_blocks(visual, medium.token_grid, times) if medium.grid else []
         positions = torch.cat([torch.arange(len(ids))[None], mrope_positions(len(ids), blocks)])
         seg = (ids == self.seg_id).nonzero().flatten()
-        return EncodedDialogue(ids, supervised, positions, seg, torch.zeros(0, 0, dtype=torch.bool), key=key, visual_start=start,
+        return EncodedDialogue(ids, supervised, positions, seg, torch.zeros(0, 0, dtype=torch.bool), key=key, visual=visual,
                                prompts=self.place_prompts(prompts or VisualPrompts(), ids, key))
+
+    def visual_blocks(self, visual: Tensor, grid: tuple[int, int, int], times: list[float]) -> list[VisualBlock]:
+        """Runs of visual tokens: one per medium with its times in the positions, or one per temporal cell behind its time in text."""
+        if self.layout.timestamps:
+            return [VisualBlock(start, (1, *grid[1:]), [0]) for start in visual[:: grid[1] * grid[2]].tolist()]
+        reference = self.frame_settings.reference_times
+        return [VisualBlock(int(visual[0]), grid, reference_temporal_indices(grid[0]) if reference else temporal_indices(cell_times(times)))]
 
     def place_prompts(self, prompts: VisualPrompts, ids: Tensor, key: str) -> VisualPrompts:
         """Positions of the prompts' tokens.

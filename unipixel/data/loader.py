@@ -20,6 +20,7 @@ from unipixel.data.mixture import Part, mixture_weights
 from unipixel.data.plan import MicroBatch, OrderPlan, Source, pick
 from unipixel.data.shards import RowGroups, ShardDataset
 from unipixel.errors import DataError, SampleError
+from unipixel.sample import Sample
 
 MAX_ATTEMPTS = 16
 """Substitutes tried in a row for one draw before the data is declared broken."""
@@ -74,6 +75,11 @@ class Groups:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def sample(self, group: int) -> Sample:
+        """The medium of a group with its examples; raises what ``ShardDataset.sample`` does."""
+        rows = self.rows[group]
+        return self.dataset.sample(rows[0], rows)
+
     def sources(self, parts: Sequence[Part] | None = None) -> list[Source]:
         """One source per folder and kind. ``parts``: the folders' places in the mixture; default: every folder once.
 
@@ -121,7 +127,7 @@ class MicroBatches(Dataset):
         for attempt in range(MAX_ATTEMPTS):
             rows = groups.rows[group]
             try:
-                return self.encoder(groups.dataset.sample(rows[0], rows), epoch, with_masks=request.kind.endswith("_masks"))
+                return self.encoder(groups.sample(group), epoch, with_masks=request.kind.endswith("_masks"))
             except SampleError as error:
                 shard, offset, key = groups.dataset.place(rows[0])
                 skips.append(Skip(shard, offset, key, error.reason, str(error), request.step))

@@ -29,6 +29,10 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PATCH = QWEN2_5_VL.patch
 
 
+FORMATS = ("JPEG", "PNG")
+"""What frames may be: no other decoder sees their bytes."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FrameSettings:
     """How many frames a clip gives, and the pixel budget of the language model."""
@@ -87,7 +91,7 @@ def decode_frame(data: bytes, key: str) -> np.ndarray:
         SampleError: not an image, a truncated one, or one with more than 8 bits per channel.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.mode.startswith(("I", "F")):  # the conversion would clip them
                 raise SampleError(f"pixels of mode {image.mode!r} have more than 8 bits per channel", reason="unreadable_frame", key=key)
             return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
@@ -109,6 +113,7 @@ def decode_frames(frames: Sequence[bytes], positions: Sequence[int], size: tuple
         if frame.shape[:2] != tuple(size):
             raise SampleError(f"frame {t} is {frame.shape[1]}x{frame.shape[0]} px, listed as {size[1]}x{size[0]}", reason="frame_size", key=key)
         out[:] = frame
+        del frame  # so that the next one reuses its memory, which is in the processor's cache
     return torch.from_numpy(decoded).permute(0, 3, 1, 2)
 
 

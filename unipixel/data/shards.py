@@ -206,12 +206,9 @@ def _texts(head: bytes, key: str, where: str) -> tuple[Any, Any, str]:
     """(meta, masks, name of the media member) from the beginning of an extent, whose last header is that of the media."""
     found, position = {}, 0
     while position < len(head):
-        try:
-            header = tarfile.TarInfo.frombuf(head[position:position + BLOCK], "utf-8", "surrogateescape")
-        except tarfile.HeaderError as error:
-            raise SampleError(f"no tar header {position} bytes into {where}: {error}", reason="tar_header", key=key) from error
-        found[header.name] = head[position + BLOCK:position + BLOCK + header.size]
-        position += BLOCK + -(-header.size // BLOCK) * BLOCK
+        name, size = _header(head[position:position + BLOCK], f"no tar header {position} bytes into {where}", key)
+        found[name] = head[position + BLOCK:position + BLOCK + size]
+        position += BLOCK + -(-size // BLOCK) * BLOCK
         if len(found) == len(index.TEXT_MEMBERS) + 1:
             break
     texts = [f"{key}.{name}" for name in index.TEXT_MEMBERS]
@@ -221,6 +218,17 @@ def _texts(head: bytes, key: str, where: str) -> tuple[Any, Any, str]:
                           reason="missing_member", key=key)
     meta, masks, _ = found.values()
     return json.loads(meta), json.loads(masks), list(found)[-1].removeprefix(f"{key}.")
+
+
+def _header(block: bytes, problem: str, key: str) -> tuple[str, int]:
+    """(name, size) of a member: the two USTAR fields that reading needs. The checksum of the bundle has vouched for the others, and
+    ``tarfile`` would take a fifth of the time that a whole sample takes to read."""
+    try:
+        if block[257:262] != b"ustar":
+            raise ValueError("not USTAR")
+        return block[:100].rstrip(b"\0").decode(), int(block[124:136].rstrip(b" \0"), 8)
+    except ValueError as error:
+        raise SampleError(f"{problem}: {error}", reason="tar_header", key=key) from error
 
 
 def _parse(meta: Any, masks: Any, frames: StoredFrames | StoredVideo, key: str, where: str, positions: Sequence[int]) -> Sample:

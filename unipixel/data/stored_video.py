@@ -55,8 +55,9 @@ class StoredVideo(Sequence):
         """(T, H, W, 3) uint8 RGB, upright, in the order asked for. ``decoder`` is one of ``DECODERS``."""
         if decoder == "torchcodec":
             return self._decode_torchcodec(positions)
+        data = self.data  # a failure to read it is not one to decode it
         try:
-            with av.open(io.BytesIO(self.data)) as container:
+            with av.open(io.BytesIO(data)) as container:
                 stream = container.streams.video[0]
                 stream.thread_type = "NONE"  # loader workers are the parallelism
                 self._index(container, stream)
@@ -72,10 +73,11 @@ class StoredVideo(Sequence):
     def _decode_torchcodec(self, positions: Sequence[int]) -> np.ndarray:
         from torchcodec.decoders import VideoDecoder  # noqa: PLC0415  (optional; FrameSettings has checked that it is there)
 
+        data = self.data
         try:
-            with av.open(io.BytesIO(self.data)) as container:
+            with av.open(io.BytesIO(data)) as container:
                 self._index(container, container.streams.video[0])
-            frames = VideoDecoder(self.data, dimension_order="NHWC", num_ffmpeg_threads=1)
+            frames = VideoDecoder(data, dimension_order="NHWC", num_ffmpeg_threads=1)
             return frames.get_frames_at([self._pts.index(self._wanted[t]) for t in positions]).data.numpy()
         except (av.FFmpegError, IndexError, ValueError, RuntimeError) as error:
             raise SampleError(f"cannot decode the video: {error}", reason="video_unreadable", key=self._key) from error

@@ -114,6 +114,24 @@ class TemplateSettings:
 
 
 @dataclass(frozen=True)
+class ChatForm:
+    """What a backbone's chat format has of its own.
+
+    Attributes:
+        system: whether it begins with a system turn.
+        cell_times: seconds of each temporal cell, said in text before the cell's own visual block; ``None``: one block for the medium.
+    """
+
+    system: bool = True
+    cell_times: tuple[float, ...] | None = None
+
+    @property
+    def visual(self) -> str:
+        block = VISION_START + VIDEO_PAD + VISION_END
+        return block if self.cell_times is None else "".join(f"<{t:.1f} seconds>{block}" for t in self.cell_times)
+
+
+@dataclass(frozen=True)
 class Rendered:
     """A whole dialogue in the model's chat format, cut into spans of (text, supervised)."""
 
@@ -258,14 +276,14 @@ def turns_of(example: Example, sample: Sample, settings: TemplateSettings, wordi
     return show_regions(turns, example, medium, range(len(medium.frame_times)) if frames is None else frames)
 
 
-def render_turns(turns: Sequence[tuple[str, str]], *, has_video: bool) -> Rendered:
-    """ChatML as Qwen2.5-VL has it. The visual placeholder stands once, at the start of the first user turn; the collator repeats it.
+def render_turns(turns: Sequence[tuple[str, str]], *, has_video: bool, form: ChatForm = ChatForm()) -> Rendered:
+    """ChatML as Qwen has it. The visual placeholder stands at the start of the first user turn, once per visual block; the collator repeats it.
 
     Supervised: each assistant text and the ``<|im_end|>`` that closes it. A dialogue that ends with the user's turn gets the
     generation prompt and supervises nothing after it.
     """
-    spans: list[tuple[str, bool]] = [(f"<|im_start|>system\n{SYSTEM}<|im_end|>\n", False)]
-    visual = VISION_START + VIDEO_PAD + VISION_END if has_video else ""
+    spans: list[tuple[str, bool]] = [(f"<|im_start|>system\n{SYSTEM}<|im_end|>\n", False)] if form.system else []
+    visual = form.visual if has_video else ""
     for role, text in turns:
         if role == "user":
             spans.append((f"<|im_start|>user\n{visual}{text}<|im_end|>\n<|im_start|>assistant\n", False))
@@ -278,14 +296,15 @@ def render_turns(turns: Sequence[tuple[str, str]], *, has_video: bool) -> Render
 
 
 def render(sample: Sample, settings: TemplateSettings = TemplateSettings(paraphrase=False), examples: Sequence[int] = (0,),
-           wordings: Sequence[int] = (0,), frames: Sequence[int] | None = None) -> Rendered:
+           wordings: Sequence[int] = (0,), frames: Sequence[int] | None = None, form: ChatForm = ChatForm()) -> Rendered:
     """The training dialogue of some examples of a sample, one after the other as its turns. ``frames``: see :func:`turns_of`."""
     turns = [turn for i, wording in zip(examples, wordings, strict=True)
              for turn in turns_of(sample.examples[i], sample, settings, wording, frames)]
-    return render_turns(turns, has_video=sample.medium.kind != "none")
+    return render_turns(turns, has_video=sample.medium.kind != "none", form=form)
 
 
-def render_prompt(sample: Sample, settings: TemplateSettings, example: int = 0, frames: Sequence[int] | None = None) -> Rendered:
+def render_prompt(sample: Sample, settings: TemplateSettings, example: int = 0, frames: Sequence[int] | None = None,
+                  form: ChatForm = ChatForm()) -> Rendered:
     """The evaluation prompt: everything up to the assistant's first word. ``frames``: see :func:`turns_of`."""
     first = turns_of(sample.examples[example], sample, settings, 0, frames)[:1]
-    return render_turns(first, has_video=sample.medium.kind != "none")
+    return render_turns(first, has_video=sample.medium.kind != "none", form=form)

@@ -17,6 +17,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from unipixel.data.encode import EncodedDialogue, EncodedMedium
 from unipixel.data.template import SEG
 from unipixel.data.visual_prompts import pack_prompts
+from unipixel.model.backbones import DeepFeatures
 from unipixel.model.grounded import GroundedVLM
 
 
@@ -48,8 +49,8 @@ def generate(model: GroundedVLM, tokenizer: PreTrainedTokenizerBase, prompts: Se
 
 
 @torch.inference_mode()
-def continue_rows(model: GroundedVLM, embeds: Tensor, mask: Tensor, positions: Tensor, *, max_new_tokens: int, eos: int | list[int], pad: int,
-                  **sampling) -> tuple[Tensor, Tensor]:
+def continue_rows(model: GroundedVLM, embeds: Tensor | DeepFeatures, mask: Tensor, positions: Tensor, *, max_new_tokens: int,
+                  eos: int | list[int], pad: int, **sampling) -> tuple[Tensor, Tensor]:
     """Left-padded (B, S, D) embeddings, (B, S) mask, (4, B, S) positions -> new ids (B, n) and the state (B, n, D) that predicted each.
 
     Greedy unless ``sampling`` says otherwise; none of the checkpoint's own generation settings applies (Qwen2.5-VL ships a repetition
@@ -60,13 +61,22 @@ def continue_rows(model: GroundedVLM, embeds: Tensor, mask: Tensor, positions: T
     def keep(_module, args):
         states.append(args[0][:, -1])
 
+    def deepen(_module, args, kwargs):
+        handles.pop().remove()  # only the first pass sees the prompt
+        return args, kwargs | deep.arguments()
+
     config = GenerationConfig(**{"do_sample": False, "repetition_penalty": 1.0, "max_new_tokens": max_new_tokens, "eos_token_id": eos,
                                  "pad_token_id": pad} | sampling)
-    handle = model.core.model.language_model.norm.register_forward_pre_hook(keep)
+    language_model, deep = model.core.model.language_model, embeds if isinstance(embeds, DeepFeatures) else None
+    handles = [language_model.norm.register_forward_pre_hook(keep)]
+    if deep is not None:
+        embeds = deep.embeds
+        handles.append(language_model.register_forward_pre_hook(deepen, with_kwargs=True))
     try:
         ids = model.core.generate(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, generation_config=config)
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     # Token i is predicted by the state that generation step i put in front of the final norm.
     return ids, torch.stack(states[:ids.shape[1]], dim=1)
 
@@ -87,7 +97,7 @@ def _left_padded(model: GroundedVLM, prompts) -> tuple[Tensor, Tensor, Tensor]:
         ids[i, start:], mask[i, start:], positions[:, i, start:] = dialogue.ids, 1, dialogue.positions
         if medium.patches is not None:
             tokens = torch.arange(medium.visual_tokens)
-            rows.append(tokens + i * longest + start + dialogue.visual_start)
+            rows.append(dialogue.visual + i * longest + start)
             visual.append(tokens + first[id(medium)])
         shown.append((dialogue.prompts, i * longest + start, first.get(id(medium), 0)))
     batch = {"input_ids": ids, **pack_prompts(shown)}

@@ -76,7 +76,7 @@ class Predictor:
                  max_new_tokens: int = 512, batch_size: int = 8, offload_memory: bool = False):
         self.model, self.tokenizer, self.text = model, tokenizer, text
         self.max_new_tokens, self.batch_size, self.offload_memory = max_new_tokens, batch_size, offload_memory
-        self.encoder = SampleEncoder(tokenizer, frames, text, sam_size=model.sam2.image_size)
+        self.encoder = SampleEncoder(tokenizer, frames, text, sam_size=model.sam2.image_size, layout=model.family.layout)
 
     def predict(self, samples: Sequence[Sample]) -> Iterator[Prediction]:
         """One prediction per example of the samples (each sample: one medium with the examples to answer), in order."""
@@ -103,8 +103,9 @@ class Predictor:
     def encode_prompt(self, sample: Sample, index: int, encoded: EncodedMedium, chosen: Sequence[int], *, forced: bool = False) -> EncodedDialogue:
         """The question of one example, with the objects that it points at; ``forced``: and the reply that its annotation asks for."""
         example = sample.examples[index]
-        rendered = (template.render(sample, self.text, (index,), frames=chosen) if forced
-                    else template.render_prompt(sample, self.text, index, chosen))
+        form = self.encoder.chat_form(sample, list(chosen))
+        rendered = (template.render(sample, self.text, (index,), frames=chosen, form=form) if forced
+                    else template.render_prompt(sample, self.text, index, chosen, form))
         prompts = self.encoder.visual_prompts([(example, None)], sample, encoded, list(chosen))
         times = [sample.medium.frame_times[t] for t in chosen]
         return self.encoder.encode_dialogue(rendered, encoded, times, example.example_id, prompts)

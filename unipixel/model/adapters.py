@@ -19,7 +19,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "llm": ("language_model.",),
     "visual": ("visual.",),
     "embedding": ("embed_tokens.", "lm_head."),
-    "projector": ("visual.merger.",),
+    "projector": ("visual.merger.", "visual.deepstack_merger_list."),
     "ref": ("ref_proj", "tem_emb.", "tem_proj."),
     "ref_encoder": ("ref_encoder.",),
     "mem": ("msk_proj.",),
@@ -47,23 +47,29 @@ class LoraSettings:
     lora_r: int = setting(128, "rank of the adapters")
     lora_alpha: int = setting(256, "scale numerator: adapters are scaled by alpha / r")
     lora_dropout: float = setting(0.1, "dropout of the adapters' input")
+    lora_variant: str = setting("plain", "plain; rslora (scaled by alpha / sqrt(r)); or dora (direction by LoRA, length of each row trained)")
+    train_new_tokens: bool = setting(False, "train the embeddings of <|ref|>, <|seg|> and <|mem|> alone, in place of the part embedding")
     lora_targets: str = setting("", "explicit name endings instead of the rule, comma-separated, e.g. q_proj,visual.merger.mlp.0")
 
     def __post_init__(self):
-        for name, allowed in (("lora_layers", ("none", "qkvo", "linear")), ("lora_scope", ("llm", "visual", "all"))):
+        for name, allowed in (("lora_layers", ("none", "qkvo", "linear")), ("lora_scope", ("llm", "visual", "all")),
+                              ("lora_variant", ("plain", "rslora", "dora"))):
             value = getattr(self, name)
             if value not in allowed:
                 raise ConfigError(f"{name}={value!r} must be one of {allowed}{nearest(value, allowed)}")
         if self.lora_r < 1 or self.lora_alpha <= 0 or not 0 <= self.lora_dropout < 1:
             raise ConfigError("LoRA needs lora_r >= 1, lora_alpha > 0 and 0 <= lora_dropout < 1, got "
                               f"lora_r={self.lora_r}, lora_alpha={self.lora_alpha}, lora_dropout={self.lora_dropout}")
+        if self.train_new_tokens and self.lora_layers == "none":
+            raise ConfigError("train_new_tokens=true is part of the adapters, which lora_layers='none' leaves out: choose lora_layers, or list "
+                              "embedding in train")
 
 
 def lora_targets(backbone: nn.Module, settings: LoraSettings, train: Sequence[str] = ()) -> list[str]:
     """Names of the linear layers of the backbone that get an adapter.
 
     In parts that train in full only attention projections get one (and keep their own weights frozen). An output head tied to the
-    embedding gets none: an adapter on one side of a tie is lost when it is merged.
+    embedding gets none: an adapter on one side of a tie is lost when it is merged. Nor does one whose new rows train by themselves.
 
     Raises:
         ConfigError: the rule, or one of the explicit endings, matches nothing.
@@ -75,8 +81,8 @@ def lora_targets(backbone: nn.Module, settings: LoraSettings, train: Sequence[st
             if not any(_ends_with(name, ending) for name in linear):
                 raise ConfigError(f"lora_targets={ending!r} matched 0 of {len(linear)} linear layers{nearest(ending, _short_names(linear))}")
         return [name for name in linear if any(_ends_with(name, e) for e in endings)]
-    tied = tied_embeddings(backbone.config)
-    free = [name for name in linear if (name.endswith(_QKVO) or part_of(name + ".weight") not in train) and not (tied and name == "lm_head")]
+    whole = tied_embeddings(backbone.config) or settings.train_new_tokens
+    free = [name for name in linear if (name.endswith(_QKVO) or part_of(name + ".weight") not in train) and not (whole and name == "lm_head")]
     chosen = [name for name in free if settings.lora_layers == "linear" or name.endswith(_QKVO)]
     if settings.lora_scope != "all":
         chosen = [name for name in chosen if ("visual" in name) == (settings.lora_scope == "visual")]
@@ -134,12 +140,13 @@ def set_trainable(model: GroundedVLM, lora: LoraSettings, train: Sequence[str]) 
     for part in train:
         if part not in PARTS:
             raise ConfigError(f"train={part!r} is not a part of the model; known: {', '.join(PARTS)}{nearest(part, PARTS)}")
+    if getattr(model.core, "is_quantized", False) and "llm" in train:
+        raise ConfigError("train=llm: a quantized language model cannot train in full; remove llm from train, or set quantize: none")
     model.requires_grad_(False)
     targets: list[str] = []
     if lora.lora_layers != "none":
         targets = lora_targets(model.backbone, lora, train)
-        config = LoraConfig(r=lora.lora_r, lora_alpha=lora.lora_alpha, lora_dropout=lora.lora_dropout, target_modules=targets, task_type="CAUSAL_LM")
-        model.backbone = get_peft_model(model.backbone, config)
+        model.backbone = get_peft_model(model.backbone, peft_config(model, lora, targets, train))
     for name, parameter in model.named_parameters():
         if part_of(name) in train and ".base_layer." not in name and not any(pattern in name for pattern in NEVER_USED):
             parameter.requires_grad_(True)
@@ -151,6 +158,27 @@ def set_trainable(model: GroundedVLM, lora: LoraSettings, train: Sequence[str]) 
     if not report.counts:
         raise ConfigError("nothing trains: set lora_layers or list parts in train")
     return report
+
+
+def peft_config(model: GroundedVLM, lora: LoraSettings, targets: Sequence[str], train: Sequence[str]) -> LoraConfig:
+    """PEFT's settings, which it stores beside the adapters and rebuilds them from.
+
+    Raises:
+        ConfigError: new tokens alone and the whole embedding at once, or a model that was built without a tokenizer.
+    """
+    tokens = None
+    if lora.train_new_tokens:
+        if "embedding" in train:
+            raise ConfigError("train_new_tokens=true trains three rows of the embedding, train lists all of it: leave one of them out")
+        if not model.new_tokens:
+            raise ConfigError("train_new_tokens=true: this model does not know the ids of its new tokens")
+        if any(_ends_with(name, "lm_head") for name in targets):
+            raise ConfigError(f"lora_targets={lora.lora_targets!r} adapts lm_head, whose new rows train_new_tokens=true trains by themselves: leave "
+                              "one of them out")
+        tokens = {"embed_tokens": list(model.new_tokens)} | ({} if tied_embeddings(model.config) else {"lm_head": list(model.new_tokens)})
+    return LoraConfig(r=lora.lora_r, lora_alpha=lora.lora_alpha, lora_dropout=lora.lora_dropout, target_modules=list(targets),
+                      use_rslora=lora.lora_variant == "rslora", use_dora=lora.lora_variant == "dora", trainable_token_indices=tokens,
+                      task_type="CAUSAL_LM")
 
 
 def trainable_report(model: nn.Module, lora_modules: Sequence[str] = ()) -> TrainableReport:

@@ -55,6 +55,10 @@ class Segments:
     def longest(self) -> int:
         return max(self.lengths)
 
+    def keys_of(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Segments]:
+        """(1, heads, S, d) keys and values as the queries of each segment see them, and their lengths: here their own rows."""
+        return key, value, self
+
 
 def check_implementation(name: str) -> None:
     """
@@ -69,21 +73,42 @@ def check_implementation(name: str) -> None:
                           f"--no-build-isolation` on a machine with a GPU, or set attn_implementation: {NAME}, which uses torch's own kernels")
 
 
+def kernel(name: str) -> str:
+    """An implementation and the kernel that it takes on this machine, in words."""
+    if name == FLASH:
+        return f"{name} (flash-attn)"
+    return f"{name} ({'torch varlen flash' if torch.cuda.is_available() else 'torch SDPA per dialogue'})"
+
+
 def within_segments(query: Tensor, key: Tensor, value: Tensor, segments: Segments, *, scale: float | None, causal: bool, dropout: float = 0.0,
                     flash: bool = False) -> Tensor:
-    """(1, heads, S, d) tensors -> (1, S, heads, d); keys and values may have fewer heads. ``flash``: with the flash-attn package."""
+    """(1, heads, S, d) tensors -> (1, S, heads, d); keys and values may have fewer heads. ``flash``: with the flash-attn package.
+
+    Causal segments with more keys than queries are aligned at their last rows, as all variable-length kernels do it.
+    """
     grouped = query.shape[1] != key.shape[1]
+    key, value, keys = segments.keys_of(key, value)
     if not query.is_cuda and not flash:
-        parts = [F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scale, is_causal=causal, enable_gqa=grouped)
-                 for q, k, v in zip(*(x.split(list(segments.lengths), dim=2) for x in (query, key, value)))]
+        parts = [F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scale, enable_gqa=grouped, **_causal(q, k, causal))
+                 for q, k, v in zip(query.split(list(segments.lengths), dim=2), *(x.split(list(keys.lengths), dim=2) for x in (key, value)))]
         return torch.cat(parts, dim=2).transpose(1, 2).contiguous()
-    rows = [x[0].transpose(0, 1) for x in (query, key, value)]
-    bounds = segments.ends, segments.ends, segments.longest, segments.longest
+    # trained embeddings are float32, and rotary tables take their dtype: autocast would have cast for torch's own attention
+    dtype = torch.get_autocast_dtype(query.device.type) if torch.is_autocast_enabled(query.device.type) else value.dtype
+    rows = [x[0].transpose(0, 1).to(dtype) for x in (query, key, value)]
+    bounds = segments.ends, keys.ends, segments.longest, keys.longest
     if flash:
         from flash_attn import flash_attn_varlen_func  # an extra
         return flash_attn_varlen_func(*rows, *bounds, dropout_p=dropout, softmax_scale=scale, causal=causal)[None]
     from torch.nn.attention.varlen import varlen_attn  # only there: torch has no CPU kernel for it
     return varlen_attn(*rows, *bounds, scale=scale, window_size=(-1, 0) if causal else (-1, -1), enable_gqa=grouped)[None]
+
+
+def _causal(query: Tensor, key: Tensor, causal: bool) -> dict:
+    """Keywords of SDPA, whose own ``is_causal`` aligns the first rows."""
+    queries, keys = query.shape[2], key.shape[2]
+    if not causal or queries == keys:
+        return {"is_causal": causal}
+    return {"attn_mask": torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)}
 
 
 def _packed_row(query: Tensor, key: Tensor, value: Tensor, attention_mask, segments: Segments, scaling, dropout, flash: bool) -> Tensor:

@@ -146,6 +146,9 @@ def add_rows(hidden: Tensor, rows: Tensor, features: Tensor) -> Tensor:
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (Qwen25(), Qwen3())}
 
+RELEASED = FAMILIES[Qwen25.name]
+"""What released UniPixel checkpoints are built on."""
+
 
 def family_of(config: PreTrainedConfig | Mapping) -> Family:
     """
@@ -171,8 +174,8 @@ def backbone_config(name: str) -> PreTrainedConfig:
     """
     local, known = Path(name) / "config.json", released_names()
     if not local.is_file() and name not in known:
-        raise ConfigError(f"backbone={name!r} is no folder with a config.json, and only {', '.join(known)} are known by name without a download"
-                          f"{nearest(name, known)}")
+        raise ConfigError(f"backbone={name!r} is no folder with a config.json, and without a download this package knows only "
+                          f"{', '.join(known)}{nearest(name, known)}")
     values = json.loads((local if local.is_file() else known[name]).read_text(encoding="utf-8"))
     return family_of(values).config_class.from_dict(values)
 

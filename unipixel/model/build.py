@@ -11,16 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from sam2_ext import SegSAM2, build_sam2, cut_rope_gradients, load_sam2_checkpoint, reset_rope_tables
 from unipixel.config import setting
 from unipixel.data.template import MEM, REF, SEG, SPECIAL_TOKENS
 from unipixel.errors import ConfigError, nearest
-from unipixel.model import attention
+from unipixel.model import attention, quantize
+from unipixel.model.backbones import RELEASED
 from unipixel.model.checkpoint import check_parts, copy_tensors, load_fourier, load_trained, read_config
 from unipixel.model.grounded import GroundedVLM
-from unipixel.model.released import is_released, load_backbone, load_whole, stored_settings
+from unipixel.model.released import base_family, is_released, load_backbone, load_whole, stored_settings
 
 log = logging.getLogger(__name__)
 PROMPTING = ("first", "every", "independent")
@@ -31,8 +32,8 @@ MEM_ORDERS = ("raster", "window")
 class ModelSettings:
     """What the model is made of."""
 
-    backbone: str = setting("Qwen/Qwen2.5-VL-3B-Instruct", "folder or hub name of a Qwen2.5-VL model, or the folder of a full UniPixel "
-                                                   "checkpoint, which also brings the heads and SAM 2")
+    backbone: str = setting("Qwen/Qwen2.5-VL-3B-Instruct", "folder or hub name of a Qwen2.5-VL or Qwen3-VL model, or the folder of a full "
+                                                   "UniPixel checkpoint, which also brings the heads and SAM 2")
     sam2_config: str = setting("sam2.1_hiera_b+", "SAM 2.1 size (sam2.1_hiera_t, _s, _b+, _l) or a YAML file; relative to the backbone folder "
                                                   "when it exists there")
     sam2_checkpoint: str = setting("", "SAM 2.1 .pt file of Meta, not needed over a full UniPixel checkpoint; empty otherwise: random weights, "
@@ -44,7 +45,9 @@ class ModelSettings:
                                        "trained, which pair the region with patches in another order)")
     reference_rope_grad: bool = setting(False, "train SAM 2's memory attention without the gradient through its rotary embedding, as the UniPixel "
                                                "code does; for comparisons")
-    attn_implementation: str = setting(attention.NAME, "attention of the language model; packed rows need segment_sdpa")
+    attn_implementation: str = setting(attention.NAME, "attention of the language model in packed rows: segment_sdpa (torch's own kernels), or "
+                                                          "segment_flash_attention_2 (the flash-attn package)")
+    quantize: str = setting("none", "nf4: the frozen language model in four bits under LoRA (needs bitsandbytes); none: as it is")
     model_dtype: str = setting("auto", "dtype of the frozen backbone: float32, bfloat16, or auto (bfloat16 on a GPU)")
 
     def __post_init__(self):
@@ -54,9 +57,8 @@ class ModelSettings:
             raise ConfigError(f"mem_order={self.mem_order!r} must be one of {MEM_ORDERS}{nearest(self.mem_order, MEM_ORDERS)}")
         if self.model_dtype not in ("auto", "float32", "bfloat16"):
             raise ConfigError(f"model_dtype={self.model_dtype!r} must be auto, float32 or bfloat16")
-        if self.attn_implementation != attention.NAME:
-            raise ConfigError(f"attn_implementation={self.attn_implementation!r}: samples are packed into one row, which only "
-                              f"{attention.NAME!r} keeps apart (it uses torch's own flash kernels on a GPU)")
+        attention.check_implementation(self.attn_implementation)
+        quantize.check_quantize(self.quantize)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -83,6 +85,11 @@ def attention_of(settings: ModelSettings) -> dict[str, str]:
     return {"": "sdpa", "text_config": settings.attn_implementation, "vision_config": "sdpa"}
 
 
+def loading_options(settings: ModelSettings) -> dict:
+    """Keywords of ``from_pretrained`` that say how the backbone is held and computed."""
+    return {"dtype": settings.dtype, "attn_implementation": attention_of(settings), **quantize.loading_options(settings.quantize, settings.dtype)}
+
+
 def build_network(settings: ModelSettings) -> SegSAM2:
     """SAM 2 with random weights."""
     try:
@@ -106,15 +113,17 @@ def build_model(settings: ModelSettings) -> tuple[GroundedVLM, PreTrainedTokeniz
     if is_released(settings.backbone):
         model = build_released(settings.backbone, settings)
         grow_vocabulary(model.backbone, len(tokenizer))
-        return model, tokenizer
-    if not settings.sam2_checkpoint:
-        log.warning("sam2_checkpoint is not set: SAM 2 starts from random weights")
-    return build_base(settings, len(tokenizer)), tokenizer
+    else:
+        if not settings.sam2_checkpoint:
+            log.warning("sam2_checkpoint is not set: SAM 2 starts from random weights")
+        model = build_base(settings, len(tokenizer))
+    model.new_tokens = tuple(tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)))
+    return model, tokenizer
 
 
 def build_base(settings: ModelSettings, tokens: int) -> GroundedVLM:
-    """Qwen2.5-VL and SAM 2 with untrained heads, for a vocabulary of ``tokens``."""
-    backbone = load_backbone(Qwen2_5_VLForConditionalGeneration, settings.backbone, dtype=settings.dtype, attn_implementation=attention_of(settings))
+    """Backbone and SAM 2 with untrained heads, for a vocabulary of ``tokens``."""
+    backbone = load_backbone(settings.backbone, **loading_options(settings))
     grow_vocabulary(backbone, tokens)
     sam2 = build_network(settings)
     if settings.sam2_checkpoint:
@@ -127,7 +136,7 @@ def build_base(settings: ModelSettings, tokens: int) -> GroundedVLM:
 
 def build_released(folder: str | Path, settings: ModelSettings) -> GroundedVLM:
     """A full checkpoint of the UniPixel family; what it stores is complete, so nothing else is read."""
-    backbone, rest = load_whole(Qwen2_5_VLForConditionalGeneration, folder, dtype=settings.dtype, attn_implementation=attention_of(settings))
+    backbone, rest = load_whole(RELEASED.model_class, folder, **loading_options(settings))
     model = join(backbone, build_network(settings), settings)
     check_parts(model, copy_tensors(model, rest, folder), folder, sam2_ready=False)
     return model.eval()
@@ -150,9 +159,11 @@ def checkpoint_fields(settings: ModelSettings, tokenizer) -> dict:
     """Fields of ``config.json`` beside the backbone's own; names as in the UniPixel family, plus ``sam2_prompting``."""
     base = Path(settings.backbone)
     return {
-        "base_model": "qwen2_5_vl", "base_model_path": str(base.resolve()) if base.is_dir() else settings.backbone,
+        "base_model": RELEASED.name if is_released(settings.backbone) else base_family(settings.backbone).name,
+        "base_model_path": str(base.resolve()) if base.is_dir() else settings.backbone,
         "sam2_config": settings.sam2_config, "sam2_checkpoint": settings.sam2_checkpoint or None, "sam2_image_size": settings.sam2_image_size,
         "sam2_hidden_tokens": settings.sam2_hidden_tokens, "sam2_prompting": settings.sam2_prompting, "mem_order": settings.mem_order,
+        "quantize": settings.quantize,
         "sam2_batch_mode": settings.sam2_prompting == "independent", "sam2_enable_decoder": True,
         **{f"{name}_token_id": tokenizer.convert_tokens_to_ids(token) for name, token in (("ref", REF), ("seg", SEG), ("mem", MEM))},
     }

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from unipixel.errors import CheckpointError
 from unipixel.model.grounded import GroundedVLM
-from unipixel.model.keys import FOURIER, HEADS, PEFT_PREFIX, POINT_MODULES, from_full_name, module_name, part_head
+from unipixel.model.keys import FOURIER, HEADS, PEFT_PREFIX, POINT_MODULES, from_full_name, is_adapter, module_name, part_head
+from unipixel.model.reference import is_reference
 from unipixel.model.weights import read_file, read_full, shortened
 
 log = logging.getLogger(__name__)
@@ -56,12 +57,13 @@ def save_trained(model: GroundedVLM, state: Mapping[str, Tensor], out: Path, ext
     lora = isinstance(model.backbone, PeftModel)
     buffers = {name: buffer for name, buffer in model.named_buffers() if module_name(name) in FOURIER}
     tensors = {disk_name(name, lora): tensor.detach().cpu().contiguous() for name, tensor in (*state.items(), *buffers.items())}
-    adapter = {name: tensor for name, tensor in tensors.items() if ".lora_" in name}
+    adapter = {name: tensor for name, tensor in tensors.items() if is_adapter(name)}
     if lora:
         model.backbone.peft_config["default"].save_pretrained(out)
         save_file(adapter, out / ADAPTER, metadata={"format": "pt"})
     save_file({name: tensor for name, tensor in tensors.items() if name not in adapter}, out / PARTIAL, metadata={"format": "pt"})
     config = {**model.config.to_dict(), **extra}
+    config.pop("quantization_config", None)  # the field quantize of extra says it
     (out / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True, default=str) + "\n")
 
 
@@ -108,7 +110,7 @@ def load_trained_values(model: GroundedVLM, path: str | Path) -> set[str]:
         raise CheckpointError(f"{path} holds neither {ADAPTER} nor {PARTIAL}: nothing to load")
     loaded = copy_tensors(model, {name: tensor for file in files for name, tensor in read_file(file).items()}, path)
     if (path / ADAPTER).is_file():
-        adapters = {name for name, _ in module_tensors(model) if ".lora_" in name}
+        adapters = {name for name, _ in module_tensors(model) if is_adapter(name) and not is_reference(name)}
         if missing := sorted(adapters - loaded):
             raise CheckpointError(f"{path}: {len(missing)} adapter tensors of the model are not in {ADAPTER}: {shortened(missing)}")
     return loaded

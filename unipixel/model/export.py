@@ -22,6 +22,7 @@ from sam2_ext.build import ARCHITECTURES
 from unipixel.config import parse, setting
 from unipixel.errors import EXIT_USER_ERROR, CheckpointError, ConfigError, UniPixelError
 from unipixel.model.adapters import tied_embeddings
+from unipixel.model.backbones import RELEASED
 from unipixel.model.build import load_model, load_tokenizer
 from unipixel.model.card import model_card
 from unipixel.model.checkpoint import CONFIG, module_tensors, read_config
@@ -103,7 +104,10 @@ def export(settings: ExportSettings) -> Path:
         if settings.from_engine:
             consolidate(source, Path(consolidated))
             source = Path(consolidated)
-        model = load_model(source, backbone=settings.backbone, fourier_from=settings.fourier_from, dtype="float32")
+        model = load_model(source, backbone=settings.backbone, fourier_from=settings.fourier_from, dtype="float32", quantize="none")
+        if model.family is not RELEASED:
+            raise ConfigError(f"{source}: the layout of released checkpoints is for {RELEASED.title}; this model is {model.family.title}, whose "
+                              "adapter folder loads as it is")
         if model.point_prompts.missing:
             raise CheckpointError(model.point_prompts.missing)
         lines = merge(model)

@@ -20,7 +20,9 @@ from sam2_ext.model import Prompting
 from unipixel.data.media import Normalizer
 from unipixel.model.attention import Segments
 from unipixel.model.backbones import DeepFeatures, family_of, vision_grids
+from unipixel.model.prefix import PairScores, score_pairs
 from unipixel.model.prompts import PointPrompts, build_region_projection, region_means, window_order, xavier_
+from unipixel.model.reference import Reference
 
 MemOrder = Literal["raster", "window"]
 """How a region picks its patches. ``raster``: those that it covers. ``window``: as the UniPixel family was trained, whose vision tower
@@ -68,9 +70,13 @@ class GroundedVLM(nn.Module):
                 xavier_(layer)
         self._add_visual_prompts(width)
         self.normalizer = Normalizer(self.family.layout)
+        self.new_tokens: tuple[int, ...] = ()
+        """Ids of ``<|ref|>``, ``<|seg|>``, ``<|mem|>`` in its tokenizer; known where one was built with it."""
         self.touch_all = False
         """Run parts that a batch does not use once on zeros, with weight 0. ZeRO-3 and offloaded optimizers need it: a trained tensor
         without gradient in one step would be updated with the gradient that its buffer still holds from an earlier step."""
+        self.pair_reference: Reference = "none"
+        """What else scores the tokens of preference pairs, in the same forward pass."""
         self._before_norm: Tensor | None = None
         self._patch_state: Tensor | None = None
         self.core.model.language_model.norm.register_forward_pre_hook(self._keep_before_norm)
@@ -110,6 +116,7 @@ class GroundedVLM(nn.Module):
         if kwargs.get("use_reentrant", True):
             raise ValueError("gradient checkpointing must be non-reentrant: set gradient_checkpointing_kwargs={'use_reentrant': False}")
         self.core.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs, **more)
+        self.core.disable_input_require_grads()  # only the reentrant kind needs them: a frozen vision tower would get a backward pass
 
     def gradient_checkpointing_disable(self) -> None:
         self.core.gradient_checkpointing_disable()
@@ -182,21 +189,26 @@ class GroundedVLM(nn.Module):
         flat = embeds.flatten(0, 1)
         return flat.index_copy(0, rows, features.to(flat.dtype)).view_as(embeds)
 
-    def hidden_states(self, embeds: Tensor | DeepFeatures, position_ids: Tensor, segment_lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """((S, D) after, (S, D) before the final norm) of one packed row."""
+    def hidden_states(self, embeds: Tensor | DeepFeatures, position_ids: Tensor,
+                      segment_lengths: Sequence[int] | Segments) -> tuple[Tensor, Tensor]:
+        """((S, D) after, (S, D) before the final norm) of one packed row; see :class:`Segments` for what else its parts may attend to."""
         deep = {}
         if isinstance(embeds, DeepFeatures):
             embeds, deep = embeds.embeds, embeds.arguments()
         if position_ids.shape[0] != 4:
             raise ValueError(f"packed rows need 4 rows of positions (text, time, row, column), got {tuple(position_ids.shape)}")
+        segments = segment_lengths if isinstance(segment_lengths, Segments) else Segments.of(segment_lengths, embeds.device)
         # use_cache must be off: with a cache transformers drops the per-dialogue isolation of packed rows without a word.
         after = self.core.model.language_model(inputs_embeds=embeds, position_ids=position_ids, attention_mask=None, use_cache=False,
-                                               segments=Segments.of(segment_lengths, embeds.device), **deep).last_hidden_state
+                                               segments=segments, **deep).last_hidden_state
         before, self._before_norm = self._before_norm, None
         return after[0], before[0]
 
-    def forward(self, **batch) -> Grounding:
-        """Packed batch of ``unipixel.data.collate`` -> logits of the supervised tokens and masks of every ``<|seg|>``."""
+    def forward(self, **batch) -> Grounding | PairScores:
+        """Packed batch of ``unipixel.data.collate`` -> logits of the supervised tokens and masks of every ``<|seg|>``; of preference pairs:
+        the scores of their tokens."""
+        if "branches" in batch:
+            return score_pairs(self, batch, self.pair_reference)
         after, before = self.hidden_states(self.embed(batch), batch["position_ids"], batch["segment_lengths"])
         logits = self.core.lm_head(after.index_select(0, batch["label_rows"])).float()
         if "sam_frames" not in batch:

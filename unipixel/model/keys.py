@@ -21,9 +21,19 @@ FOURIER = tuple(f"{module}.positional_encoding_gaussian_matrix" for module in ("
 """Random matrices, drawn once; the reference's partial files lack them."""
 
 
+ADAPTER_TENSORS = ("lora_A", "lora_B", "lora_magnitude_vector", "trainable_tokens_delta")
+"""Last components of what PEFT adds; its own adapter files hold exactly these."""
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a tensor belongs to PEFT's adapters, in any of the spellings."""
+    return any(f".{kind}" in name for kind in ADAPTER_TENSORS)
+
+
 def module_name(name: str) -> str:
     """Memory name -> module name. PEFT's prefix and its adapter's name go; ``.base_layer`` stays."""
-    name = name.replace(".lora_A.default.", ".lora_A.").replace(".lora_B.default.", ".lora_B.")
+    for kind in ADAPTER_TENSORS:
+        name = name.replace(f".{kind}.default", f".{kind}")
     if name.startswith("sam2."):
         return to_unipixel_name(name)
     return name.removeprefix(BACKBONE).removeprefix(PEFT_PREFIX).removeprefix(POINTS)

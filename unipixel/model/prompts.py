@@ -62,7 +62,8 @@ def region_means(state: Tensor, cells: Tensor, owner: Tensor, count: int) -> Ten
     """(N, E) rows -> (count, E): mean of ``state[cells]`` by ``owner``, both (n,) int64; every owner has at least one cell."""
     rows = state.index_select(0, cells).float()
     sums = torch.zeros(count, state.shape[1], device=state.device).index_add(0, owner, rows)
-    return sums / torch.bincount(owner, minlength=count)[:, None]
+    counts = torch.zeros(count, device=state.device).index_add(0, owner, torch.ones(len(owner), device=state.device))  # bincount would wait
+    return sums / counts[:, None]
 
 
 def window_side(config) -> int:

@@ -1,4 +1,4 @@
-"""Full checkpoints of the UniPixel family and bare Qwen2.5-VL ones: settings and weights, strictly.
+"""Full checkpoints of the UniPixel family and bare backbones: settings and weights, strictly.
 
 A full checkpoint holds everything (backbone with merged adapters, heads, SAM 2) in one set of files whose ``config.json`` repeats the
 text settings outside and inside ``text_config``. Names are mapped here (``unipixel.model.keys``), not by transformers, and whatever is
@@ -12,15 +12,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
-from transformers import PreTrainedModel, Qwen2_5_VLConfig
+from transformers import PreTrainedConfig, PreTrainedModel, Qwen2_5_VLConfig
 
 from unipixel.errors import CheckpointError
 from unipixel.model.adapters import tied_embeddings
+from unipixel.model.backbones import Family, family_of
 from unipixel.model.checkpoint import CONFIG, read_config
 from unipixel.model.keys import from_full_name, part_head
 from unipixel.model.weights import is_full, read_full, shortened
 
-SAM2_FIELDS = ("sam2_config", "sam2_image_size", "sam2_hidden_tokens", "sam2_prompting", "mem_order")
+SAM2_FIELDS = ("sam2_config", "sam2_image_size", "sam2_hidden_tokens", "sam2_prompting", "mem_order", "quantize")
 
 
 def is_released(path: str | Path) -> bool:
@@ -76,12 +77,27 @@ def load_whole(cls: type[PreTrainedModel], folder: str | Path, **options) -> tup
     return model, {name: tensor for name, tensor in tensors.items() if part_head(name) not in ("model", "lm_head")}
 
 
-def load_backbone(cls: type[PreTrainedModel], source: str, **options) -> PreTrainedModel:
-    """A bare Qwen2.5-VL model, from a folder or the hub; its settings may be flat or nested.
+def base_family(source: str) -> Family:
+    """Kind of a bare backbone in a folder or on the hub.
+
+    Raises:
+        CheckpointError: it cannot be read.
+        ConfigError: a kind that this package does not know.
+    """
+    try:
+        return family_of(PreTrainedConfig.get_config_dict(source)[0])
+    except (OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"backbone {source!r} cannot be read: {error}") from error
+
+
+def load_backbone(source: str, **options) -> PreTrainedModel:
+    """A bare backbone, from a folder or the hub; its settings may be flat or nested.
 
     Raises:
         CheckpointError: tensors are missing, left over or of another shape.
+        ConfigError: a kind that this package does not know.
     """
+    cls = base_family(source).model_class
     try:
         model, report = cls.from_pretrained(source, output_loading_info=True, **options)
     except (OSError, json.JSONDecodeError) as error:
@@ -95,4 +111,4 @@ def check_report(report: Mapping, source: str | Path) -> None:
     found = [f"{len(report[kind])} {kind.removesuffix('_keys')}: {shortened(sorted(map(str, report[kind])))}"
              for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if report.get(kind)]
     if found or report.get("error_msgs"):
-        raise CheckpointError(f"{source}: its tensors do not fit Qwen2.5-VL: {'; '.join([*found, *report.get('error_msgs', [])])}")
+        raise CheckpointError(f"{source}: its tensors do not fit its kind of backbone: {'; '.join([*found, *report.get('error_msgs', [])])}")

@@ -13,12 +13,13 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
-from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
 
 from sam2_ext import build_sam2, load_sam2_config
 from unipixel.data.template import SPECIAL_TOKENS
+from unipixel.errors import ConfigError, nearest
+from unipixel.model.backbones import FAMILIES
 
 CHAT_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>",
                "<|video_pad|>")
@@ -34,6 +35,7 @@ class TinySettings:
         vision_width, vision_layers: vision tower.
         sam_width: width C of SAM 2, a multiple of 32; its memory has a quarter of it.
         vocab: size of the trained BPE vocabulary, at least 256 bytes + merges.
+        family: kind of backbone, a key of ``unipixel.model.backbones.FAMILIES``.
         init_std: standard deviation of random weights, about 1 / sqrt(width); the 0.02 of wide models would leave narrow ones with
             uniform attention for most of a short run.
     """
@@ -50,6 +52,11 @@ class TinySettings:
     vocab: int = 768
     init_std: float = 0.08
     seed: int = 0
+    family: str = "qwen2_5_vl"
+
+    def __post_init__(self):
+        if self.family not in FAMILIES:
+            raise ConfigError(f"family={self.family!r} must be one of {', '.join(FAMILIES)}{nearest(self.family, FAMILIES)}")
 
 
 def train_tokenizer(texts: Iterable[str], vocab: int) -> PreTrainedTokenizerFast:
@@ -67,24 +74,29 @@ def train_tokenizer(texts: Iterable[str], vocab: int) -> PreTrainedTokenizerFast
     return tokenizer
 
 
-def tiny_backbone_config(settings: TinySettings, tokenizer) -> Qwen2_5_VLConfig:
-    token = tokenizer.convert_tokens_to_ids
+def tiny_backbone_config(settings: TinySettings, tokenizer) -> PreTrainedConfig:
+    """The family's configuration at toy widths; every switch that the widths leave open is that of the released models."""
+    token, family = tokenizer.convert_tokens_to_ids, FAMILIES[settings.family]
     half = settings.width // settings.heads // 2
-    sections = [half - 2 * (3 * half // 8), 3 * half // 8, 3 * half // 8]
-    text = Qwen2_5_VLTextConfig(
-        vocab_size=-(-len(tokenizer) // 64) * 64, hidden_size=settings.width, intermediate_size=2 * settings.width,
-        num_hidden_layers=settings.layers, num_attention_heads=settings.heads, num_key_value_heads=settings.kv_heads,
-        max_position_embeddings=4096, initializer_range=settings.init_std, tie_word_embeddings=True,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections},
-        bos_token_id=token("<|endoftext|>"), eos_token_id=token("<|im_end|>"), pad_token_id=token("<|endoftext|>"))
-    vision = Qwen2_5_VLVisionConfig(
-        depth=settings.vision_layers, hidden_size=settings.vision_width, intermediate_size=2 * settings.vision_width,
-        num_heads=settings.vision_heads, out_hidden_size=settings.width, fullatt_block_indexes=list(range(settings.vision_layers)),
-        tokens_per_second=2, window_size=112,
-        initializer_range=settings.init_std)
-    return Qwen2_5_VLConfig(
-        text_config=text.to_dict(), vision_config=vision.to_dict(), image_token_id=token("<|image_pad|>"), tie_word_embeddings=True,
-        initializer_range=settings.init_std, video_token_id=token("<|video_pad|>"),
+    text = {
+        "vocab_size": -(-len(tokenizer) // 64) * 64, "hidden_size": settings.width, "intermediate_size": 2 * settings.width,
+        "num_hidden_layers": settings.layers, "num_attention_heads": settings.heads, "num_key_value_heads": settings.kv_heads,
+        "max_position_embeddings": 4096, "initializer_range": settings.init_std, "tie_word_embeddings": True,
+        "bos_token_id": token("<|endoftext|>"), "eos_token_id": token("<|im_end|>"), "pad_token_id": token("<|endoftext|>")}
+    vision = {"depth": settings.vision_layers, "hidden_size": settings.vision_width, "intermediate_size": 2 * settings.vision_width,
+              "num_heads": settings.vision_heads, "out_hidden_size": settings.width, "initializer_range": settings.init_std}
+    if settings.family == "qwen3_vl":
+        part = half // 3
+        rope = {"rope_theta": 5e6, "mrope_section": [half - 2 * part, part, part], "mrope_interleaved": True}
+        text |= {"head_dim": 2 * half}
+        vision |= {"num_position_embeddings": 64, "deepstack_visual_indexes": list(range(settings.vision_layers))}
+    else:
+        part = 3 * half // 8
+        rope = {"rope_theta": 1e6, "mrope_section": [half - 2 * part, part, part]}
+        vision |= {"fullatt_block_indexes": list(range(settings.vision_layers)), "tokens_per_second": 2, "window_size": 112}
+    return family.config_class(
+        text_config=text | {"rope_parameters": {"rope_type": "default", **rope}}, vision_config=vision, image_token_id=token("<|image_pad|>"),
+        tie_word_embeddings=True, initializer_range=settings.init_std, video_token_id=token("<|video_pad|>"),
         vision_start_token_id=token("<|vision_start|>"), vision_end_token_id=token("<|vision_end|>"))
 
 
@@ -114,7 +126,7 @@ def write_tiny_base(out: str | Path, texts: Iterable[str], settings: TinySetting
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer(texts, settings.vocab)
     torch.manual_seed(settings.seed)
-    Qwen2_5_VLForConditionalGeneration(tiny_backbone_config(settings, tokenizer)).save_pretrained(out)
+    FAMILIES[settings.family].model_class(tiny_backbone_config(settings, tokenizer)).save_pretrained(out)
     OmegaConf.save(tiny_sam2_config(settings), out / SAM2_FILE)
     torch.save({"model": build_sam2(out / SAM2_FILE).state_dict()}, out / SAM2_WEIGHTS)
     tokenizer.save_pretrained(out)

@@ -27,6 +27,7 @@ from unipixel.data.shards import ShardDataset
 from unipixel.data.storage import Storage
 from unipixel.data.template import TemplateSettings
 from unipixel.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, ConfigError, UniPixelError
+from unipixel.model import attention
 from unipixel.model.adapters import LoraSettings, TrainableReport, set_trainable
 from unipixel.model.build import ModelSettings, build_model, checkpoint_fields
 from unipixel.model.checkpoint import always_written, load_trained_values, save_trained
@@ -101,7 +102,7 @@ def run_sft(model_settings, lora, data, frames, text, masks, run, args) -> int:
     dataset = ShardDataset([part.folder for part in parts], Storage(data.cache_dir, int(data.cache_gib * 2**30)))
     groups = Groups(dataset, data.examples_per_medium, data.mask_share)
     encoder = SampleEncoder(tokenizer, frames, text, sam_size=model_settings.sam2_image_size, max_tokens=data.max_tokens,
-                            max_turns=data.max_turns, max_objects=data.max_objects, seed=args.seed)
+                            max_turns=data.max_turns, max_objects=data.max_objects, seed=args.seed, layout=model.family.layout)
     plan = OrderPlan(groups.sources(parts), seed=args.seed)
     args.max_steps = total_steps(args, plan.epoch_size)
 
@@ -120,7 +121,7 @@ def run_sft(model_settings, lora, data, frames, text, masks, run, args) -> int:
             print(f"data: {len(missing)} folders are missing and left out (skip_missing): {', '.join(missing)}")
         print(f"data: {len(dataset)} examples in {len(groups)} groups, {plan.epoch_size:g} groups per epoch, {args.max_steps} steps of "
               f"{args.per_device_train_batch_size} x {args.gradient_accumulation_steps} x {args.world_size} (media x accumulation x processes)")
-        print(f"attention: {model_settings.attn_implementation} ({'torch varlen flash' if torch.cuda.is_available() else 'torch SDPA per dialogue'})")
+        print(f"attention: {attention.kernel(model_settings.attn_implementation)}")
         print(f"{'resuming from ' + str(resume) if resume else 'starting from the base model'}"
               f"{', converted for another number of processes' if converted else ''}")
         write_settings(out, model_settings, lora, data, frames, text, masks, run, args)

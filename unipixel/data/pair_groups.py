@@ -1,0 +1,71 @@
+"""The training samples of preference data: every pair of every example once per epoch.
+
+The index says which examples have pairs but not how many, so their bundles are read once at the start; with that comes the list of pairs
+that cannot train.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from unipixel.data.loader import Groups, Skip
+from unipixel.data.pairs import PREFERENCE, one_pair, pair_key, sounds_alike
+from unipixel.data.shards import RowGroups
+from unipixel.errors import DataError, SampleError
+from unipixel.sample import Sample
+
+
+@dataclass
+class PairGroups(Groups):
+    """One group per pair.
+
+    Attributes:
+        number: (groups,) int32 place of each group's pair in its example.
+        modes: failure modes of the pairs, counted.
+        left_out: pairs that are not among the groups, as skips at step -1.
+
+    Raises:
+        DataError: the data holds no pair that can train.
+    """
+
+    per_medium: int = 1
+    number: np.ndarray = field(init=False)
+    modes: Counter[str] = field(init=False, default_factory=Counter)
+    left_out: list[Skip] = field(init=False, default_factory=list)
+
+    def __post_init__(self):
+        data, found = self.dataset, []
+        for row in np.flatnonzero(data.rows["has_pairs"].to_numpy()).tolist():
+            found += [(row, number) for number in self._usable(row)]
+        if not found:
+            raise DataError(f"{len(data)} examples, but no preference pair that can train ({len(self.left_out)} left out): name shards whose "
+                            "examples have pairs in shards, see `unipixel data-stats`")
+        rows, self.number = np.array(found, np.int64)[:, 0], np.array(found, np.int32)[:, 1]
+        self.rows = RowGroups(rows, np.arange(len(rows) + 1))
+        self.kinds, self.kind_of = [PREFERENCE], np.zeros(len(rows), np.int8)
+        self.folder_of = data.folder_of[rows]
+
+    def _usable(self, row: int) -> list[int]:
+        """Numbers of a row's pairs that can train. A sample that cannot be read stands for one: training meets it, counts it and lists it."""
+        try:
+            sample = self.dataset.sample(row)
+        except SampleError:
+            return [0]
+        shard, offset, key = self.dataset.place(row)
+        example, = sample.examples
+        usable = []
+        for number, pair in enumerate(example.pairs):
+            if sounds_alike(pair):
+                message = f"{pair_key(sample, example, pair)}: both sides are the same words, they differ in the objects only"
+                self.left_out.append(Skip(shard, offset, key, "same_words", message, -1))
+            else:
+                usable.append(number)
+                self.modes[pair.failure_mode] += 1
+        return usable
+
+    def sample(self, group: int) -> Sample:
+        """The medium of a pair with its example, which holds this pair only."""
+        return one_pair(super().sample(group), int(self.number[group]))
