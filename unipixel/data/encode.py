@@ -14,6 +14,7 @@ from torch import Tensor
 from unipixel.data import media, template
 from unipixel.data.layout import QWEN2_5_VL, VisualLayout
 from unipixel.data.positions import VisualBlock, mrope_positions, reference_temporal_indices, temporal_indices
+from unipixel.data.targets import mask_runs
 from unipixel.data.visual_prompts import VisualPrompts, visual_prompts
 from unipixel.errors import SampleError
 from unipixel.sample import EMPTY, Medium, Sample
@@ -277,6 +278,8 @@ class SampleEncoder:
                     visible = [track.entries[position] for track in tracks if track.entries[position] != EMPTY]
                     if visible:
                         dialogue.masks[o, t] = visible
+        # collating reads them; damage has to show here, where the sample can still be replaced
+        mask_runs(dict(enumerate(dialogue.masks.values())), (sample.medium.height, sample.medium.width), dialogue.key)
 
 
 def _pad_frames(frames: Tensor, total: int) -> Tensor:

@@ -6,6 +6,7 @@ number of workers. The plan's state travels inside each batch: what a checkpoint
 
 from __future__ import annotations
 
+import multiprocessing.util
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -151,6 +152,7 @@ def build_loader(groups: Groups, encoder: SampleEncoder, plan: OrderPlan, *, ran
 
     It has a generator of its own: an iterator draws a seed when it starts, which would shift the dropout of a resumed run.
     """
+    multiprocessing.util.Finalize(None, _end_workers, exitpriority=0)
     return DataLoader(MicroBatches(groups, encoder), sampler=_PlanSampler(plan, rank=rank, world=world, micro=micro, accumulation=accumulation),
                       batch_size=None, num_workers=workers, collate_fn=_identity, pin_memory=pin_memory, worker_init_fn=_start_worker,
                       persistent_workers=False, prefetch_factor=2 if workers else None, generator=torch.Generator())
@@ -158,6 +160,14 @@ def build_loader(groups: Groups, encoder: SampleEncoder, plan: OrderPlan, *, ran
 
 def _identity(batch: Batch) -> Batch:
     return batch
+
+
+def _end_workers() -> None:
+    """Before this process waits for its workers at exit: they ignore the signal that would end them. The iterator ends them in order, but not
+    when one of them died with the lock of their queue."""
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
 
 
 def _start_worker(_worker: int) -> None:

@@ -217,7 +217,15 @@ def _texts(head: bytes, key: str, where: str) -> tuple[Any, Any, str]:
         raise SampleError(f"{where} holds the members {list(found)}, expected {texts} and one of {media}: pack the dataset again",
                           reason="missing_member", key=key)
     meta, masks, _ = found.values()
-    return json.loads(meta), json.loads(masks), list(found)[-1].removeprefix(f"{key}.")
+    return read_json(meta), read_json(masks), list(found)[-1].removeprefix(f"{key}.")
+
+
+def read_json(data: bytes) -> Any:
+    """Strictly: ``NaN`` and ``Infinity``, which Python would accept, are errors (``json.JSONDecodeError``), as they are in the format."""
+    def refuse(constant: str):
+        raise json.JSONDecodeError(f"{constant} is not JSON", constant, 0)
+
+    return json.loads(data, parse_constant=refuse)
 
 
 def _header(block: bytes, problem: str, key: str) -> tuple[str, int]:

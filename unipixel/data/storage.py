@@ -58,6 +58,10 @@ class Storage:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": OrderedDict(), "_pid": None}
 
+    def __del__(self):
+        if getattr(self, "_pid", None) == os.getpid():
+            self.close()
+
     def is_file(self, location: str) -> bool:
         if not is_remote(location):
             return Path(location).is_file()
@@ -94,8 +98,9 @@ class Storage:
 
     def _descriptor(self, location: str) -> int:
         """An open file: ``location`` itself, or its copy in the cache."""
-        if self._pid != os.getpid():  # in a forked worker: its own descriptors
-            self._open, self._pid = OrderedDict(), os.getpid()
+        if self._pid != os.getpid():  # in a forked worker: it opens its own
+            self.close()
+            self._pid = os.getpid()
         if location in self._open:
             self._open.move_to_end(location)
         else:
