@@ -71,6 +71,39 @@ def test_grey_images_become_rgb():
     assert media.decode_frame(encoded(np.full((4, 5), 9, np.uint8)), "k").tolist() == [[[9, 9, 9]] * 5] * 4
 
 
+def test_colours_in_other_forms_become_rgb():
+    """CMYK, palette and transparency as Pillow converts them; the pixels of colour JPEGs are those of Pillow's decoder, unchanged."""
+    pixels = random_frames(1, 16, 24)[0].permute(1, 2, 0).numpy()
+    for mode, form in (("RGB", "JPEG"), ("CMYK", "JPEG"), ("L", "JPEG"), ("P", "PNG"), ("RGBA", "PNG"), ("LA", "PNG")):
+        out = io.BytesIO()
+        Image.fromarray(pixels).convert(mode).save(out, form)
+        decoded = media.decode_frame(out.getvalue(), "k")
+        assert decoded.shape == (16, 24, 3) and decoded.dtype == np.uint8
+        assert np.array_equal(decoded, np.asarray(Image.open(out).convert("RGB")))
+
+
+def test_orientation_tags_do_not_turn_the_pixels():
+    """Masks and sizes refer to what is stored."""
+    image, tags, out = Image.fromarray(random_frames(1, 8, 12)[0].permute(1, 2, 0).numpy()), Image.Exif(), io.BytesIO()
+    tags[0x0112] = 6  # "turn right by 90 degrees to view"
+    image.save(out, "JPEG", exif=tags)
+    assert media.decode_frames([out.getvalue()], [0], (8, 12), "k").shape == (1, 3, 8, 12)
+
+
+def test_what_would_be_distorted_is_refused(monkeypatch):
+    """16-bit pixels, which a conversion would clip to white; pictures of absurd size; other formats under a familiar name."""
+    deep = io.BytesIO()
+    Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(deep, "PNG")
+    gif = encoded(np.zeros((4, 4), np.uint8), "GIF")
+    for data, words in ((deep.getvalue(), "more than 8 bits"), (gif, "cannot identify")):
+        with pytest.raises(SampleError, match=words) as caught:
+            media.decode_frame(data, "clip, frame 2")
+        assert caught.value.reason == "unreadable_frame"
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 7)
+    with pytest.raises(SampleError, match="decompression bomb"):
+        media.decode_frame(encoded(np.zeros((4, 4, 3), np.uint8)), "k")
+
+
 @pytest.mark.parametrize("data", [b"", b"nothing", encoded(np.zeros((40, 40, 3), np.uint8), "JPEG")[:200], b"\xff\xd8\xff\xe0" + bytes(99)])
 def test_broken_images_name_their_frame(data):
     with pytest.raises(SampleError) as caught:

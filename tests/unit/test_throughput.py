@@ -25,10 +25,14 @@ def test_promises_are_kept(module, tmp_path):
 
 
 def test_saved_results_are_those_of_the_measurements():
-    """The file in the repository names the same figures, and none of them missed its target."""
+    """The file in the repository names the same figures, says honestly which missed its target, and the page shows them."""
     saved = json.loads(RESULT.read_text())
     assert len(MEASUREMENTS) == 5 and len({check["name"] for check in saved["checks"]}) == len(saved["checks"]) > 15
-    assert all(check["passed"] for check in saved["checks"]) and saved["cores"] and saved["versions"]["torch"]
+    assert saved["cores"] and saved["versions"]["torch"]
+    page = (RESULT.parents[2] / "docs" / "throughput.md").read_text(encoding="utf-8")
+    for check in saved["checks"]:
+        figure = Check(check["name"], check["value"], check["target"], check["at_least"], check["unit"])
+        assert check["passed"] == figure.passed() and f"| {check['name']} | {check['value']:g} {check['unit']} |" in page
 
 
 def test_checks_and_their_margin():
