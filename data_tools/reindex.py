@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from isal import isal_zlib
 from tqdm import tqdm
 
 from unipixel.config import parse, setting
@@ -64,8 +64,8 @@ def bundle_rows(data: bytes, bundle: TarBundle, at: int) -> tuple[list[dict[str,
     Sample(bundle.key, medium, tuple(examples), range(len(medium.frame_times)))  # checks examples against the medium
     head = bundle.members[media][0] - at
     tail = head + (directory_offset(member(media)) if media == index.MEDIA_MEMBERS[0] else bundle.members[media][1])
-    place = {"offset": at, "length": len(data), "crc32": zlib.crc32(data), "head": head, "tail": tail,
-             "crc32_ends": zlib.crc32(data[tail:], zlib.crc32(data[:head]))}
+    place = {"offset": at, "length": len(data), "crc32": isal_zlib.crc32(data), "head": head, "tail": tail,
+             "crc32_ends": isal_zlib.crc32(data[tail:], isal_zlib.crc32(data[:head]))}
     return ([index.index_row(bundle.key, i, example, medium) | place for i, example in enumerate(examples)], (meta["dataset"], meta["split"]))
 
 

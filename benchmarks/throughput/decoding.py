@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from benchmarks.throughput import clips
-from benchmarks.throughput.timing import Check, Costs, run
+from benchmarks.throughput.timing import Check, Comparison, run
 from unipixel.data.media import decode_frames
 from unipixel.data.shards import ShardDataset
 
@@ -63,21 +63,26 @@ def with_torchvision(frames: list[bytes]) -> torch.Tensor:
     return torch.stack([decode_jpeg(torch.frombuffer(bytearray(frame), dtype=torch.uint8), ImageReadMode.RGB) for frame in frames])
 
 
-def measure(folder: Path, quick: bool = False) -> list[Check]:
-    data = clips.write(folder / "shards", 3)
+def decoders(folder: Path) -> dict[str, Callable[[], None]]:
+    data = ShardDataset(folder / "shards")
     encoded = [list(data.sample(i).frames) for i in range(len(data))]
     batches = iter(DataLoader(DecodedClips(data), batch_size=None, sampler=Endless(len(data))))
-    warnings.filterwarnings("ignore", message=".*deprecated.*", module="torchvision")  # compared, not used
+    return {"bare": lambda: consume(map(bare, encoded)), "loader": lambda: consume(islice(batches, len(data)))}
 
-    costs = Costs({
-        "bare": lambda: consume(map(bare, encoded)),
-        "loader": lambda: consume(islice(batches, len(data))),
-        "torchvision": lambda: consume(map(with_torchvision, encoded)),
-    }, 9 if quick else 75)
-    ratio = costs.best_ratio if quick else costs.ratio
+
+def pillow_and_torchvision(folder: Path) -> dict[str, Callable[[], None]]:
+    warnings.filterwarnings("ignore", message=".*deprecated.*", module="torchvision")  # compared, not used
+    data = ShardDataset(folder / "shards")
+    encoded = [list(data.sample(i).frames) for i in range(len(data))]
+    return {"pillow": lambda: consume(map(bare, encoded)), "torchvision": lambda: consume(map(with_torchvision, encoded))}
+
+
+def measure(folder: Path, quick: bool = False) -> list[Check]:
+    clips.write(folder / "shards", 3)
+    loader, other = (Comparison(alternatives, folder, quick) for alternatives in (decoders, pillow_and_torchvision))
     return [
-        Check("bare JPEG decoding / loader that reads by index, verifies and decodes (0 workers)", ratio("bare", "loader"), 0.95),
-        Check("decoding with torchvision (deprecated there) / with Pillow", ratio("torchvision", "bare")),
+        Check("bare JPEG decoding / loader that reads by index, verifies and decodes (0 workers)", loader.ratio("bare", "loader"), 0.95),
+        Check("decoding with torchvision (deprecated there) / with Pillow", other.ratio("torchvision", "pillow")),
     ]
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,35 @@ class Costs:
     def best_ratio(self, slow: str, fast: str) -> float:
         """The same from the quickest turn of each: for a machine too busy for medians."""
         return min(self.seconds[slow]) / min(self.seconds[fast])
+
+
+PROCESSES, TURNS = 7, 21
+
+
+def compare(alternatives: Callable[[Path], Mapping[str, Callable[[], Any]]], folder: Path, turns: int) -> Costs:
+    torch.set_num_threads(1)  # as in a loader worker
+    return Costs(alternatives(folder), turns)
+
+
+class Comparison:
+    """Alternatives that fill large arrays: where a process happens to place those in memory moves their ratio by up to a tenth, so it is the
+    median over fresh processes.
+
+    Args:
+        alternatives: module-level function: scratch folder -> the alternatives, named.
+        quick: a single run in this process, for the tests.
+    """
+
+    def __init__(self, alternatives: Callable[[Path], Mapping[str, Callable[[], Any]]], folder: Path, quick: bool):
+        self.quick = quick
+        if quick:
+            self.runs = [compare(alternatives, folder, 7)]
+        else:
+            with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+                self.runs = pool.starmap(compare, [(alternatives, folder, TURNS)] * PROCESSES, chunksize=1)
+
+    def ratio(self, slow: str, fast: str) -> float:
+        return float(np.median([costs.best_ratio(slow, fast) if self.quick else costs.ratio(slow, fast) for costs in self.runs]))
 
 
 Measurement = Callable[[Path, bool], list[Check]]

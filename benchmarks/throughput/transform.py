@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,12 @@ from pycocotools import mask as coco_mask
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
 from benchmarks.throughput import clips
-from benchmarks.throughput.decoding import bare
-from benchmarks.throughput.timing import Check, Costs, run
+from benchmarks.throughput.decoding import bare, consume
+from benchmarks.throughput.timing import Check, Comparison, run
 from unipixel.data.collate import collate
 from unipixel.data.encode import SampleEncoder
 from unipixel.data.media import Normalizer, resize_for_llm
+from unipixel.data.shards import ShardDataset
 
 
 class UsualRecipe:
@@ -52,36 +54,29 @@ def largest_difference(encoder: SampleEncoder, frames: np.ndarray, patches: torc
     return float((Normalizer().patches(patches) - theirs).abs().max())
 
 
-def measure(folder: Path, quick: bool = False) -> list[Check]:
-    data = clips.write(folder / "shards", 2)
-    encoder = clips.encoder()
-    usual = UsualRecipe(encoder)
+def transform(folder: Path) -> dict[str, Callable[[], None]]:
+    """As in a loader worker, which does nothing else."""
+    data, encoder = ShardDataset(folder / "shards"), clips.encoder()
     encoded = [list(data.sample(i).frames) for i in range(len(data))]
-    order = range(len(data))
+    return {"decode": lambda: consume(map(bare, encoded)), "transform": lambda: consume(encoder(data.sample(i)) for i in range(len(data)))}
 
-    def decode() -> None:
-        for frames in encoded:
-            bare(frames)
 
-    def transform() -> None:
-        for i in order:
-            encoder(data.sample(i))
+def recipes(folder: Path) -> dict[str, Callable[[], None]]:
+    data, encoder = ShardDataset(folder / "shards"), clips.encoder()
+    usual = UsualRecipe(encoder)
+    return {"transform": lambda: consume(encoder(data.sample(i)) for i in range(len(data))),
+            "batch": lambda: consume(collate([encoder(data.sample(i))], "video_masks") for i in range(len(data))),
+            "recipe": lambda: consume(map(usual, wds.WebDataset(data.shards, shardshuffle=False)))}
 
-    def batch() -> None:
-        for i in order:
-            collate([encoder(data.sample(i))], "video_masks")
 
-    def recipe() -> None:
-        for bundle in wds.WebDataset(data.shards, shardshuffle=False):
-            usual(bundle)
-
-    costs = Costs({"decode": decode, "transform": transform, "batch": batch, "recipe": recipe}, 5 if quick else 41)
-    ratio = costs.best_ratio if quick else costs.ratio
-    difference = largest_difference(encoder, bare(encoded[0]), encoder(data.sample(0)).patches)
+def measure(folder: Path, quick: bool = False) -> list[Check]:
+    data, encoder = clips.write(folder / "shards", 2), clips.encoder()
+    limit, other = (Comparison(alternatives, folder, quick) for alternatives in (transform, recipes))
+    difference = largest_difference(encoder, bare(list(data.sample(0).frames)), encoder(data.sample(0)).patches)
     return [
-        Check("JPEG decoding alone / whole transform (two resizes, patches, dialogue, masks)", ratio("decode", "transform"), 0.4),
-        Check("usual recipe (wds, Pillow, HF processor, dense masks; no SAM 2 frames) / whole transform", ratio("recipe", "transform"), 2),
-        Check("batch of one clip, collated / whole transform", ratio("batch", "transform")),
+        Check("JPEG decoding alone / whole transform (two resizes, patches, dialogue, masks)", limit.ratio("decode", "transform"), 0.4),
+        Check("usual recipe (wds, Pillow, HF processor, dense masks; no SAM 2 frames) / whole transform", other.ratio("recipe", "transform"), 2),
+        Check("batch of one clip, collated / whole transform", other.ratio("batch", "transform")),
         Check("largest difference of patches to the HF processor's pixel values", difference, 1e-5, at_least=False, unit=""),
     ]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Sequence
+
+from isal import isal_zlib
 
 from unipixel.errors import SampleError
 
@@ -89,7 +90,7 @@ class StoredFrames(Sequence):
         extra = int.from_bytes(data[header - first + 28:header - first + 30], "little")
         begin = header - first + LOCAL_HEADER + name + extra
         frame = data[begin:begin + size]
-        if self._check and (len(frame) != size or zlib.crc32(frame) != crc):
-            raise SampleError(f"frame {t}: {len(frame)} bytes with checksum {zlib.crc32(frame):08x}, packed were {size} bytes with {crc:08x}: "
+        if self._check and (len(frame) != size or isal_zlib.crc32(frame) != crc):
+            raise SampleError(f"frame {t}: {len(frame)} bytes with checksum {isal_zlib.crc32(frame):08x}, packed were {size} bytes with {crc:08x}: "
                               "restore the shard or pack the dataset again", reason="checksum", key=self._key)
         return frame

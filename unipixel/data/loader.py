@@ -164,7 +164,8 @@ def _identity(batch: Batch) -> Batch:
 
 def _end_workers() -> None:
     """Before this process waits for its workers at exit: they ignore the signal that would end them. The iterator ends them in order, but not
-    when one of them died with the lock of their queue."""
+    when one of them died with the lock of their queue. Torch would report each of them as lost, and change the exit code."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for process in multiprocessing.active_children():
         if process.daemon:
             process.kill()

@@ -12,7 +12,6 @@ import hashlib
 import json
 import struct
 import tarfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from isal import isal_zlib
 
 from unipixel.data import index
 from unipixel.data.frames import StoredFrames
@@ -161,13 +161,13 @@ class ShardDataset:
                 return self._read(i, first, last - first, key, where)
 
             ends = fetch(0, head), fetch(tail, length)
-            self._verify(zlib.crc32(ends[1], zlib.crc32(ends[0])), self._crc32_ends[i], head + length - tail, key, where)
+            self._verify(isal_zlib.crc32(ends[1], isal_zlib.crc32(ends[0])), self._crc32_ends[i], head + length - tail, key, where)
         try:
             meta, masks, media = _texts(ends[0], key, where)
             if media == VIDEO:
                 def load() -> bytes:
                     data = fetch(head, tail)
-                    self._verify(zlib.crc32(ends[1], zlib.crc32(data, zlib.crc32(ends[0]))), self._crc32[i], length, key, where)
+                    self._verify(isal_zlib.crc32(ends[1], isal_zlib.crc32(data, isal_zlib.crc32(ends[0]))), self._crc32[i], length, key, where)
                     return data
 
                 frames = StoredVideo(load, meta["medium"]["frame_times"], key)
@@ -182,7 +182,7 @@ class ShardDataset:
         """All bytes of the bundle of row ``i``, headers included, verified (:class:`SampleError`: ``io``, ``checksum``)."""
         where, key = f"{self.shards[self._shard[i]]} at offset {self._offset[i]}", self.rows["key"][int(i)].as_py()
         buffer = self._read(i, 0, int(self._length[i]), key, where)
-        self._verify(zlib.crc32(buffer), self._crc32[i], len(buffer), key, where)
+        self._verify(isal_zlib.crc32(buffer), self._crc32[i], len(buffer), key, where)
         return buffer
 
     def close(self) -> None:

@@ -6,13 +6,13 @@ import hashlib
 import json
 import os
 import tarfile
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import webdataset as wds
+from isal import isal_zlib
 
 from unipixel.data import index
 from unipixel.data.frames import directory_offset, zip_frames
@@ -143,7 +143,7 @@ class ShardWriter:
                 digest.update(extent)
                 head, tail = bundle[0]["head"], bundle[0]["tail"]
                 for row in bundle:
-                    row |= {"crc32": zlib.crc32(extent), "crc32_ends": zlib.crc32(extent[tail:], zlib.crc32(extent[:head]))}
+                    row |= {"crc32": isal_zlib.crc32(extent), "crc32_ends": isal_zlib.crc32(extent[tail:], isal_zlib.crc32(extent[:head]))}
             digest.update(tar.read())
             size = tar.tell()
             os.fsync(tar.fileno())

@@ -20,8 +20,7 @@ INTER, UNION, N_PRED, N_GT, HIT_PRED, HIT_GT = range(6)
 
 _BYTES = np.arange(256)
 _BITS = ((_BYTES[:, None] >> np.arange(8)) & 1).astype(np.int64)
-_BOTH = _BITS[:, 0::2] & _BITS[:, 1::2]
-_ANY = _BITS[:, 0::2] | _BITS[:, 1::2]
+_PAIR_BITS = (1 << 2 * np.arange(PAIRS)).astype(np.uint8)
 _SWAPPED = (((_BYTES & 0x55) << 1) | ((_BYTES & 0xAA) >> 1)).astype(np.uint8)
 
 
@@ -82,6 +81,12 @@ def _grow(flat: np.ndarray, by: int, *, step: int, reach: int) -> np.ndarray:
     return flat
 
 
+def areas(plane: np.ndarray) -> tuple[list[int], list[int]]:
+    """(h, w) uint8 -> pixels of P and G, and of P or G, per pair. Counting bit by bit is twice as quick as one histogram of all bytes."""
+    truth = plane >> 1
+    return tuple([np.count_nonzero(side & bit) for bit in _PAIR_BITS] for side in (plane & truth, plane | truth))
+
+
 def pair_counts(plane: np.ndarray, radius: int) -> np.ndarray:
     """(h+1, w+1) uint8 plane, tolerance in pixels -> (4, 6) int64 counts, one row per pair, columns as named above.
 
@@ -91,7 +96,7 @@ def pair_counts(plane: np.ndarray, radius: int) -> np.ndarray:
     at = np.flatnonzero(edge != 0)
     edge_bits = edge.ravel()[at]
     hit_bits = edge_bits & _SWAPPED[dilate(edge, radius).ravel()[at]]
-    area = np.bincount(plane[:-1, :-1].ravel(), minlength=256)
     n_edge = np.bincount(edge_bits, minlength=256) @ _BITS
     n_hit = np.bincount(hit_bits, minlength=256) @ _BITS
-    return np.stack([area @ _BOTH, area @ _ANY, n_edge[0::2], n_edge[1::2], n_hit[0::2], n_hit[1::2]], axis=1)
+    inter, union = areas(plane[:-1, :-1])
+    return np.stack([inter, union, n_edge[0::2], n_edge[1::2], n_hit[0::2], n_hit[1::2]], axis=1)

@@ -20,6 +20,8 @@ from unipixel.metrics.rle import Counts, decode, parse_runs
 
 Box = tuple[int, int, int, int]
 """First row, row after the last, first column, column after the last."""
+_STEP = 64
+"""Rows that are looked at together when the last row of a mask is searched."""
 
 
 def tolerance_radius(size: tuple[int, int], bound_th: float = 0.008) -> int:
@@ -135,12 +137,16 @@ def _padded_union(boxes: list[Box | None], size: tuple[int, int]) -> Box | None:
 
 
 def _mask_box(mask: np.ndarray) -> Box | None:
-    """(H, W) bool -> its bounding box. The bytes are searched for the first and last row, only the rows between for the columns."""
-    raw, width = mask.tobytes(), mask.shape[1]
-    first = raw.find(1)
-    if first < 0:
+    """(H, W) bool, row after row -> its bounding box. Rows are searched from both ends, columns only between the rows found."""
+    height, width = mask.shape
+    first = int(mask.argmax())
+    top = first // width
+    if not mask[top, first % width]:
         return None
-    top, bottom = first // width, raw.rfind(1) // width + 1
+    bottom = height
+    while not mask[max(bottom - _STEP, top) : bottom].any():
+        bottom -= _STEP
+    bottom = max(bottom - _STEP, top) + int(np.flatnonzero(mask[max(bottom - _STEP, top) : bottom].any(axis=1))[-1]) + 1
     columns = np.flatnonzero(np.bitwise_or.reduce(mask[top:bottom].view(np.uint8), axis=0))
     return top, bottom, int(columns[0]), int(columns[-1]) + 1
 
@@ -160,11 +166,12 @@ def _replicate_border(plane: np.ndarray, box: Box, size: tuple[int, int]) -> np.
 
 def _plane_of_masks(masks: list[np.ndarray], box: Box, size: tuple[int, int]) -> np.ndarray:
     """Up to eight (H, W) bool masks, prediction and truth in turn -> plane; the first mask ends in bit 0."""
-    plane = _empty_plane(box)
-    inside = plane[:-1, :-1]
+    packed = np.zeros((box[1] - box[0], box[3] - box[2]), np.uint8)
     for mask in reversed(masks):
-        plane += plane
-        inside |= mask[box[0] : box[1], box[2] : box[3]].view(np.uint8)
+        packed += packed
+        packed |= mask[box[0] : box[1], box[2] : box[3]].view(np.uint8)
+    plane = _empty_plane(box)
+    plane[:-1, :-1] = packed
     return _replicate_border(plane, box, size)
 
 
