@@ -46,6 +46,9 @@ class MaskOutput:
     def fields(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self.multimasks, self.ious, self.scores, self.best
 
+    def select(self, objects: slice) -> MaskOutput:
+        return MaskOutput(*(x[:, objects] for x in self.fields()))
+
     @property
     def masks(self) -> Tensor:
         """(T, O, h, w) logits of the best candidate."""
@@ -79,7 +82,7 @@ class SegSAM2(SAM2Base):
                         [torch.cat([p["vision_pos_enc"][i] for p in parts]) for i in levels])
 
     def forward(self, frames: Tensor, tokens: Tensor, object_video: Tensor, num_frames: int, *, prompting: Prompting = "first",
-                mask_absent: bool = False) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+                mask_absent: bool = False, frozen_tokens: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Decode the masks of every object on every frame of its video; the fields of :class:`MaskOutput` as a tuple.
 
         Everything runs inside this one call, and a plain tuple comes out, because ZeRO-3 gathers parameters per module call and finds
@@ -91,12 +94,23 @@ class SegSAM2(SAM2Base):
             object_video: (O,) int64, the video each object belongs to.
             num_frames: T.
             mask_absent: set logits to -1024 where the object is judged invisible (inference); never in training.
+            frozen_tokens: (O, K, C) other prompts of the same objects, for instance a reference model's; their masks are decoded without a
+                graph from the same image features, and stand behind those of ``tokens``: the outputs have 2 O objects.
         """
         features = self.encode(frames)
+        outputs = self.decode(features, tokens, object_video, num_frames, prompting, mask_absent)
+        if frozen_tokens is not None:
+            with torch.no_grad():
+                frozen = self.decode(features, frozen_tokens, object_video, num_frames, prompting, mask_absent)
+            outputs = MaskOutput(*(torch.cat(pair, 1) for pair in zip(outputs.fields(), frozen.fields())))
+        return outputs.fields()
+
+    def decode(self, features: Features, tokens: Tensor, object_video: Tensor, num_frames: int, prompting: Prompting,
+               mask_absent: bool) -> MaskOutput:
+        """All objects on all frames, from image features of all videos."""
         if prompting == "independent":
-            return self.decode_independent(features, tokens, object_video, num_frames, mask_absent).fields()
-        per_frame = self.track(lambda t: features.select(object_video * num_frames + t), tokens, num_frames, prompting, mask_absent)
-        return _stack(list(per_frame)).fields()
+            return self.decode_independent(features, tokens, object_video, num_frames, mask_absent)
+        return _stack(list(self.track(lambda t: features.select(object_video * num_frames + t), tokens, num_frames, prompting, mask_absent)))
 
     def decode_independent(self, features: Features, tokens: Tensor, object_video: Tensor, num_frames: int, mask_absent: bool) -> MaskOutput:
         """All frames of all objects as one batch of T * O first frames; no memory."""

@@ -17,6 +17,7 @@ from unipixel.config import parse, read_recipe
 from unipixel.errors import ConfigError
 from unipixel.model.prefix import TokenScores
 from unipixel.objectives.preference import pair_weights, reply_mask, reply_rows
+from unipixel.sample import FAILURE_MODES
 from unipixel.train import dpo
 from unipixel.train.preference_settings import LOSSES, WITHOUT_EFFECT, PairRunSettings, PreferenceArguments, mode_weights
 from unipixel.train.preference_trainer import PreferenceTrainer
@@ -132,20 +133,20 @@ def test_rows_and_mask():
     assert reply_mask(counts, values.device).tolist() == [[0, 1, 1, 1], [0, 1, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0]]
 
 
-def stepped(pairs: list[tuple[str, float]], weights: list[str] = (), **changes) -> float:
-    """Loss of one step over pairs of one token per side whose chosen reply gained the given log-ratio."""
+def stepped(pairs: list[tuple[str, float]], weights: list[str] = (), keep: bool = False, **changes):
+    """Loss of one step over pairs of one token per side whose chosen reply gained the given log-ratio; ``keep``: and the trainer."""
     trainer = scorer(PreferenceTrainer, per_device_train_batch_size=len(pairs), **changes)
     trainer.smoothed = trainer.args.label_smoothing > 0
     trainer.loss_types = ["aot" if name == "sigmoid" and trainer.smoothed else name for name in trainer.loss_types]
     trainer.weights, trainer.cache, trainer.meters = mode_weights(list(weights)), None, {}
-    trainer.mode_sums = torch.zeros(6, 3)
+    trainer.mode_sums = torch.zeros(len(FAILURE_MODES), 3)
     modes = [mode for mode, _ in pairs]
     frozen = [v for i in range(len(pairs)) for v in (1.5 * i, 0.0)]  # in another order than what the policy says
     policy = scores([v + theirs for (_, gain), theirs in zip(pairs, frozen[0::2]) for v in (gain, -theirs)])
-    out = SimpleNamespace(policy=policy, reference=scores(frozen))
+    out = SimpleNamespace(policy=policy, reference=scores(frozen), masks=None, anchor=None)
     batch = {"modes": tuple(modes), "label_counts": ((1, 1),) * len(pairs), "keys": modes}
     loss = trainer.compute_loss(lambda **_: out, batch, num_items_in_batch={"modes": {mode: modes.count(mode) for mode in modes}})
-    return loss.item()
+    return (loss, trainer) if keep else loss.item()
 
 
 def single(gain: float) -> float:
@@ -182,11 +183,9 @@ def test_label_smoothing_of_the_sigmoid_loss():
 
 
 def test_accuracy_and_margin_per_mode():
-    trainer = scorer(PreferenceTrainer)
-    trainer.mode_sums = torch.zeros(6, 3)
-    batch = {"modes": ("spatial", "spatial", "other"), "label_counts": ((1, 1),) * 3}
-    trainer.count_modes(scores([1.0, 0.0, -2.0, 0.0, 3.0, 1.0]), torch.zeros(6, dtype=torch.float64), batch)
-    assert torch.allclose(trainer.mode_sums[[0, 5]], torch.tensor([[2, 1, -0.3], [1, 1, 0.6]]))
+    _, trainer = stepped([("spatial", 1.0), ("spatial", -2.0), ("other", 2.0)], keep=True)
+    rows = trainer.mode_sums[[FAILURE_MODES.index("spatial"), FAILURE_MODES.index("other")]]
+    assert torch.allclose(rows, torch.tensor([[2, 1, -0.3], [1, 1, 0.6]]))
 
 
 # --- settings --------------------------------------------------------------------------------------------------------------------

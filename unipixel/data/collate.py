@@ -31,7 +31,8 @@ def collate(media: Sequence[EncodedMedium], kind: str) -> Batch:
         sam_frames (V * T, 3, S, S) uint8, object_rows (O,) int64 positions that predict each ``<|seg|>``, object_video (O,) int64,
         mask_runs one ``unipixel.data.targets.MaskRuns`` per frame size, as a dict, mask_valid (T, O) bool: present exactly when ``kind``
         has masks. ``unipixel.data.targets.batch_targets`` paints them.
-        of preference pairs: see ``unipixel.data.pairs.pair_fields``;
+        of preference pairs: see ``unipixel.data.pairs.pair_fields``; their masks are those of both sides, also where one ``<|seg|>`` stands for
+        both;
         segment_lengths tuple of int: tokens per dialogue; kind, keys: bookkeeping.
     """
     with_masks = kind.endswith("_masks")
@@ -63,7 +64,7 @@ def collate(media: Sequence[EncodedMedium], kind: str) -> Batch:
     batch = {"kind": kind, "keys": keys, "input_ids": torch.cat(rows)[None], "position_ids": torch.cat(positions, 1)[:, None],
              "segment_lengths": tuple(len(r) for r in rows), "label_rows": torch.cat(label_rows), "label_ids": torch.cat(label_ids)}
     batch |= pack_prompts(prompts)
-    if kind == PREFERENCE:
+    if kind.startswith(PREFERENCE):
         batch |= pair_fields([dialogue for medium in media for dialogue in medium.dialogues])
     if visual_rows:
         batch |= {"visual_rows": torch.cat(visual_rows), "visual_index": torch.cat(visual_index),

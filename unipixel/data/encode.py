@@ -5,6 +5,7 @@ Runs in loader workers; no random state but the draw's own. What cannot be used 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -266,12 +267,15 @@ class SampleEncoder:
         if len(dialogue.seg) != len(targets):
             raise SampleError(f"{len(dialogue.seg)} {template.SEG} tokens for {len(targets)} targets", reason="seg_count", key=dialogue.key)
         dialogue.seg = dialogue.seg[[pair in kept for pair in targets]]
-        targets = [pair for pair in targets if pair in kept]
+        self.set_masks(dialogue, sample, [sample.examples[i].targets[target] for i, target in targets if (i, target) in kept], chosen)
+
+    def set_masks(self, dialogue: EncodedDialogue, sample: Sample, targets: Sequence[Sequence[str]], chosen: list[int]) -> None:
+        """Masks of ``targets``, each the union of the named objects, on the frames at the positions ``chosen``."""
         if not targets:
             return
         dialogue.annotated = torch.zeros(len(targets), self.sam_frames(sample.medium), dtype=torch.bool)
-        for o, (i, target) in enumerate(targets):
-            tracks = [sample.medium.objects[oid].track for oid in sample.examples[i].targets[target]]
+        for o, oids in enumerate(targets):
+            tracks = [sample.medium.objects[oid].track for oid in oids]
             for t, position in enumerate(chosen):
                 if all(track.entries[position] is not None for track in tracks):
                     dialogue.annotated[o, t] = True

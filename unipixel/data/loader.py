@@ -81,13 +81,17 @@ class Groups:
         rows = self.rows[group]
         return self.dataset.sample(rows[0], rows)
 
+    @property
+    def grouping(self) -> str:
+        """What else than the data decides which groups there are."""
+        return f"{self.per_medium}/{self.mask_share}"
+
     def sources(self, parts: Sequence[Part] | None = None) -> list[Source]:
         """One source per folder and kind. ``parts``: the folders' places in the mixture; default: every folder once.
 
         Exclusions that are listed in a folder apply to every group of the excluded sample.
         """
         data = self.dataset
-        settings = f"{self.per_medium}/{self.mask_share}"
         weights = mixture_weights(parts or [Part(str(path)) for path in data.paths], np.bincount(self.folder_of, minlength=len(data.paths)))
         found = []
         for folder, manifest in enumerate(data.manifests):
@@ -96,7 +100,7 @@ class Groups:
                 members = np.flatnonzero(in_folder & (self.kind_of == code))
                 if len(members):
                     found.append(Source(f"{manifest['name']}/{manifest['split']}", kind, members, weights[folder] * len(members),
-                                        f"{manifest['fingerprint'][:16]}/{settings}", self._excluded(folder, members)))
+                                        f"{manifest['fingerprint'][:16]}/{self.grouping}", self._excluded(folder, members)))
         return found
 
     def _excluded(self, folder: int, members: np.ndarray) -> np.ndarray:

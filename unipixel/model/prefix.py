@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sam2_ext import MaskOutput
 from unipixel.model.attention import Segments
 from unipixel.model.reference import Reference, as_reference, inputs_are_shared
 
@@ -69,10 +70,20 @@ class TokenScores:
 
 @dataclass(frozen=True)
 class PairScores:
-    """Scores of the supervised tokens of a batch of pairs by the policy and, where the model has one, by the reference."""
+    """What policy and, where the model has one, reference say about a batch of B pairs.
 
-    policy: TokenScores
+    Attributes:
+        policy, reference: scores of the supervised tokens; ``None`` where there are none.
+        masks, reference_masks: SAM 2's output for every ``<|seg|>``: 2B objects, or B where one stands for both sides; ``None`` for pairs that
+            are compared by their words. Only ``masks`` has a graph.
+        anchor: scalar 0 that ties trained mask parts which this batch does not use into the graph (``GroundedVLM.touch_all``), or ``None``.
+    """
+
+    policy: TokenScores | None
     reference: TokenScores | None
+    masks: MaskOutput | None = None
+    reference_masks: MaskOutput | None = None
+    anchor: Tensor | None = None
 
 
 def token_scores(logits: Tensor, ids: Tensor) -> TokenScores:
@@ -88,20 +99,38 @@ def score_pairs(model, batch: dict, reference: Reference) -> PairScores:
     """Scores of a packed batch of pairs (``unipixel.data.pairs``) by a :class:`~unipixel.model.grounded.GroundedVLM`.
 
     The vision tower runs once for both sides, and once for policy and reference together when nothing before the language model trains.
-    SAM 2 does not run.
+    SAM 2 runs once where masks are compared: its image encoder serves both models.
     """
     segments = SharedPrefix.of_branches(batch["branches"], batch["input_ids"].device)
     with torch.no_grad() if inputs_are_shared(model) else nullcontext():
         embeds = model.embed(batch)
-    frozen = None
+    frozen = frozen_prompts = None
     if reference != "none":
         with as_reference(model, reference):
-            frozen = _scores(model, embeds if inputs_are_shared(model) else model.embed(batch), batch, segments)
-    return PairScores(_scores(model, embeds, batch, segments), frozen)
+            frozen, frozen_prompts, _ = _scores(model, embeds if inputs_are_shared(model) else model.embed(batch), batch, segments)
+    scores, prompts, before = _scores(model, embeds, batch, segments)
+    anchor = 0 * model.blank_masks(before) if model.touch_all and prompts is None else None
+    return PairScores(scores, frozen, *_masks(model, batch, prompts, frozen_prompts), anchor)
 
 
-def _scores(model, embeds, batch: dict, segments: SharedPrefix) -> TokenScores:
-    """Logits are made of the rows that predict a supervised token only, at least in float32."""
-    after, _ = model.hidden_states(embeds, batch["position_ids"], segments)
+def _scores(model, embeds, batch: dict, segments: SharedPrefix) -> tuple[TokenScores | None, Tensor | None, Tensor]:
+    """Scores, the prompts for SAM 2 where the batch has masks, and the states before the final norm. Logits are made of the rows that predict a
+    supervised token only, at least in float32."""
+    after, before = model.hidden_states(embeds, batch["position_ids"], segments)
+    prompts = model.seg_tokens(before.index_select(0, batch["object_rows"])) if "object_rows" in batch else None
+    if not len(batch["label_rows"]):
+        return None, prompts, before
     logits = model.core.lm_head(after.index_select(0, batch["label_rows"]))
-    return token_scores(logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits, batch["label_ids"])
+    return token_scores(logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits, batch["label_ids"]), prompts, before
+
+
+def _masks(model, batch: dict, prompts: Tensor | None, frozen_prompts: Tensor | None) -> tuple[MaskOutput | None, MaskOutput | None]:
+    """SAM 2's output for the prompts of the policy and of the reference."""
+    if prompts is None:
+        return None, None
+    out = MaskOutput(*model.sam2(model.normalizer.frames(batch["sam_frames"]), prompts, batch["object_video"], batch["mask_valid"].shape[0],
+                                 prompting=model.prompting, frozen_tokens=frozen_prompts))
+    if frozen_prompts is None:
+        return out, None
+    frozen = out.select(slice(len(prompts), None))
+    return out.select(slice(0, len(prompts))), MaskOutput(*(x.detach() for x in frozen.fields()))

@@ -146,17 +146,17 @@ def run_dpo(model_settings, lora, data, frames, text, pairs, run, args) -> int:
     with whole_weights():
         model, tokenizer = build_model(model_settings)
         report = set_trainable(model, lora, run.train)
-        for source in filter(None, run.init_from.split(",")):
-            load_trained_values(model, source.strip())
+        carried = set().union(*(load_trained_values(model, source.strip()) for source in filter(None, run.init_from.split(","))))
     parts, missing = read_mixture(data.shards, data.data_root, skip_missing=data.skip_missing)
     dataset = ShardDataset([part.folder for part in parts], Storage(data.cache_dir, int(data.cache_gib * 2**30)))
-    groups = PairGroups(dataset)
+    groups = PairGroups(dataset, masks=run.mask_preference > 0)
     check_modes(run, groups.modes)
     encoder = PairEncoder(tokenizer, frames, text, sam_size=model_settings.sam2_image_size, max_tokens=data.max_tokens, seed=args.seed,
                           layout=model.family.layout, pairs=pairs)
     plan = OrderPlan(groups.sources(parts), seed=args.seed)
     args.max_steps = total_steps(args, plan.epoch_size)
     depends_on = {part: dataclasses.asdict(value) for part, value in (("template", text), ("frames", frames), ("pairs", pairs))}
+    depends_on["masks"] = {"sam2_image_size": model_settings.sam2_image_size, "prompting": model_settings.sam2_prompting} if groups.masks else None
     reference, cache = prepare_reference(model, run, args, encoder, groups, depends_on)
     if resume:
         check_resume(resume, reference)
@@ -164,7 +164,7 @@ def run_dpo(model_settings, lora, data, frames, text, pairs, run, args) -> int:
 
     gradients, preemption = GradientCheck(), Preemption()
     trainer = PreferenceTrainer(
-        model, args, run=run, cache=cache, groups=groups, encoder=encoder, plan=plan, tokenizer=tokenizer, max_skips=data.max_skips,
+        model, args, run=run, cache=cache, groups=groups, encoder=encoder, plan=plan, tokenizer=tokenizer, max_skips=data.max_skips, carried=carried,
         scalars=Scalars(), callbacks=[gradients, preemption],
         checkpoint_extra=checkpoint_fields(model_settings, tokenizer) | inference_fields(frames, text) | {FIELD: reference})
     gradients.trainer = trainer
@@ -195,6 +195,9 @@ def print_plan(run: PairRunSettings, args: PreferenceArguments, groups: PairGrou
     micro, accumulation, world = args.per_device_train_batch_size, args.gradient_accumulation_steps, args.world_size
     print(f"data: {len(groups)} pairs, {plan.epoch_size:g} per epoch, {args.max_steps} steps of {micro * accumulation * world} pairs = {micro} x "
           f"{accumulation} x {world} (micro-batch x accumulation x processes)")
+    if run.mask_preference:
+        shares = [f"{int((groups.kind_of == code).sum())} {kind}" for code, kind in enumerate(groups.kinds)]
+        print(f"masks: weight {run.mask_preference:g}, beta {run.mask_beta:g}, supervised {run.mask_sft:g}; {', '.join(shares)}")
     print(f"failure modes: {', '.join(f'{mode} {count}' for mode, count in groups.modes.most_common())}")
     print(f"loss: {' + '.join(args.loss_type)}, beta {args.beta:g}, learning rate {args.learning_rate:g}, {args.lr_scheduler_type.value}, warm-up "
           f"{args.warmup_steps:g}{', ' + ' '.join(run.mode_weights) if run.mode_weights else ''}")

@@ -38,7 +38,7 @@ WITHOUT_EFFECT = {
     "use_liger_kernel": "log-probabilities are made of the supervised rows only, which its fused head does not know",
 }
 """Settings of TRL that this trainer does not use, and what to set instead."""
-UNUSED_PARTS = ("seg", "sam2_encoder", "sam2_decoder")
+MASK_PARTS = ("seg", "sam2_encoder", "sam2_decoder")
 
 
 def _fixed(value):
@@ -59,7 +59,9 @@ class PairDataSettings(DataSettings):
 class PairRunSettings(RunSettings):
     """How this run starts, and what it is compared with."""
 
-    train: list[str] = setting([], "parts trained in full beside LoRA (llm, visual, embedding, projector); they need reference: cached")
+    train: list[str] = setting([], "parts trained in full beside LoRA (llm, visual, embedding, projector; with mask_preference also seg, "
+                                    "sam2_encoder, sam2_decoder); they "
+                                    "need reference: cached")
     init_from: str = setting("", "trained model that policy and reference start from: the folder of an `unipixel train sft` run with the same LoRA "
                                 "settings; empty: the base model")
     reference: str = setting("adapter", "adapter: a frozen copy of the adapter at the start; base: the model without adapter; cached: "
@@ -69,8 +71,9 @@ class PairRunSettings(RunSettings):
                                           "of the modes' own means; empty: the mean of all pairs")
     global_batch: int = setting(0, "pairs per optimizer step that this recipe means; any other product of devices, micro-batch and accumulation is "
                                    "refused. 0: whatever it comes to")
-    sam2_encoder_lr: float = _fixed(0.0)
-    sam2_decoder_lr: float = _fixed(0.0)
+    mask_preference: float = setting(0.0, "weight of the preference between the masks of the objects that both sides cite; 0: SAM 2 does not run")
+    mask_beta: float = setting(1.0, "beta of that preference, per nat and pixel where the two masks differ")
+    mask_sft: float = setting(0.0, "weight of the supervised mask losses on the chosen side's masks, beside their preference")
     mask_loss_weight: float = _fixed(0.0)
     panel_steps: int = _fixed(0)
 
@@ -79,8 +82,16 @@ class PairRunSettings(RunSettings):
             raise ConfigError(f"reference={self.reference!r} must be one of {REFERENCES}{nearest(self.reference, REFERENCES)}")
         if (self.reference == "cached") != bool(self.reference_cache):
             raise ConfigError(f"reference={self.reference!r} with reference_cache={self.reference_cache!r}: cached needs a file, the others use none")
-        if unused := [part for part in self.train if part in UNUSED_PARTS]:
-            raise ConfigError(f"train={','.join(unused)}: SAM 2 and its head take no part in preferences over text; remove them")
+        if unused := [part for part in self.train if part in MASK_PARTS and not self.mask_preference]:
+            raise ConfigError(f"train={','.join(unused)}: SAM 2 and its head take no part in preferences over words; remove them, or set "
+                              "mask_preference")
+        for name in ("mask_preference", "mask_sft"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name}={getattr(self, name)} must be a number, at least 0")
+        if not 0 < self.mask_beta < math.inf:
+            raise ConfigError(f"mask_beta={self.mask_beta} must be a positive number")
+        if self.mask_sft and not self.mask_preference:
+            raise ConfigError(f"mask_sft={self.mask_sft} has no effect without mask_preference: SAM 2 does not run")
         self.weights = mode_weights(self.mode_weights)
 
 

@@ -96,8 +96,7 @@ def run_sft(model_settings, lora, data, frames, text, masks, run, args) -> int:
     with whole_weights():
         model, tokenizer = build_model(model_settings)
         report = set_trainable(model, lora, run.train)
-        for source in filter(None, run.init_from.split(",")):
-            load_trained_values(model, source.strip())
+        carried = set().union(*(load_trained_values(model, source.strip()) for source in filter(None, run.init_from.split(","))))
     parts, missing = read_mixture(data.shards, data.data_root, skip_missing=data.skip_missing)
     dataset = ShardDataset([part.folder for part in parts], Storage(data.cache_dir, int(data.cache_gib * 2**30)))
     groups = Groups(dataset, data.examples_per_medium, data.mask_share)
@@ -111,7 +110,7 @@ def run_sft(model_settings, lora, data, frames, text, masks, run, args) -> int:
     panels = MaskPanels(run.panel_steps) if run.panel_steps and "tensorboard" in args.report_to else None
     trainer = GroundedTrainer(model, args, run=run, groups=groups, encoder=encoder, plan=plan, tokenizer=tokenizer, mask_settings=masks,
                               checkpoint_extra=checkpoint_fields(model_settings, tokenizer) | inference_fields(frames, text),
-                              max_skips=data.max_skips, scalars=scalars, callbacks=callbacks + ([panels] if panels else []))
+                              max_skips=data.max_skips, carried=carried, scalars=scalars, callbacks=callbacks + ([panels] if panels else []))
     gradients.trainer = trainer
     if panels:
         panels.trainer = trainer

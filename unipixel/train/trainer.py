@@ -13,6 +13,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from transformers.trainer_pt_utils import get_parameter_names
 
 from unipixel.data.collate import Batch
 from unipixel.data.loader import Groups, build_loader
+from unipixel.data.pairs import PAIR_KINDS
 from unipixel.data.plan import OrderPlan
 from unipixel.data.targets import batch_targets
 from unipixel.distributed import agree, barrier, check_world, gather_ints
@@ -31,6 +33,8 @@ from unipixel.errors import CheckpointError, DataError
 from unipixel.model.adapters import part_of
 from unipixel.model.checkpoint import always_written, load_trained_values, save_trained
 from unipixel.model.grounded import GroundedVLM
+from unipixel.model.keys import module_name
+from unipixel.model.reference import is_reference
 from unipixel.objectives.language import cross_entropy_sum
 from unipixel.objectives.masks import MaskLossSettings, mask_loss_sums
 from unipixel.train import checkpoints, deepspeed_private
@@ -38,7 +42,7 @@ from unipixel.train.callbacks import Scalars
 from unipixel.train.settings import RunSettings, SFTArguments
 
 PLAN_FILE, SKIPPED_FILE = "data_order.json", "skipped.jsonl"
-KINDS = ("text", "preference",
+KINDS = ("text", *PAIR_KINDS,
          *(base + shown + drawn for base in ("image", "video") for shown in ("", "_regions", "_prompts") for drawn in ("", "_masks")))
 
 
@@ -52,14 +56,17 @@ class GroundedTrainer(Trainer):
     Args:
         groups, encoder, plan: the data, see ``unipixel.data.loader``.
         checkpoint_extra: fields for ``config.json`` of saved models.
+        carried: module names of what the run started from (``init_from``): saved models hold it also where it does not train any more, because
+            their base model has other values.
         tokenizer: saved with each model.
     """
 
     def __init__(self, model: GroundedVLM, args: SFTArguments, *, run: RunSettings, groups: Groups, encoder, plan: OrderPlan, tokenizer,
-                 mask_settings: MaskLossSettings, checkpoint_extra: dict, max_skips: int, scalars: Scalars, callbacks=()):
+                 mask_settings: MaskLossSettings, checkpoint_extra: dict, max_skips: int, scalars: Scalars,
+                 carried: AbstractSet[str] = frozenset(), callbacks=()):
         self.run, self.groups, self.encoder, self.plan = run, groups, encoder, plan
         self.mask_settings, self.checkpoint_extra, self.max_skips = mask_settings, checkpoint_extra, max_skips
-        self.scalars = scalars
+        self.scalars, self.carried = scalars, carried
         self.consumed_state: dict | None = None
         self.skips = self.logged_step = 0
         self.meters: dict[str, float] = {}
@@ -161,9 +168,9 @@ class GroundedTrainer(Trainer):
     # --- checkpoints -----------------------------------------------------------------------------------------------------------
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """Trained tensors on the CPU, full size; under ZeRO-3 a collective that every rank must call (others get an empty dict)."""
+        """What a checkpoint holds, on the CPU, full size; under ZeRO-3 a collective that every rank must call (others get an empty dict)."""
         names = {n for n, p in self.model.named_parameters() if p.requires_grad}
-        names |= {n for n, _ in self.model.named_parameters() if always_written(n)}
+        names |= {n for n, _ in self.model.named_parameters() if always_written(n) or module_name(n) in self.carried and not is_reference(n)}
         engine = self.deepspeed if self.is_deepspeed_enabled else None
         return {n: t.detach().cpu().clone() for n, t in deepspeed_private.full_state(engine, self.model, names).items()}
 
