@@ -19,6 +19,7 @@ from accelerate.utils import send_to_device
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from tqdm import tqdm
 
 from unipixel.data.collate import collate
 from unipixel.data.pair_groups import PairGroups
@@ -98,7 +99,7 @@ def make_cache(model, encoder: PairEncoder, groups: PairGroups, device: torch.de
     """What the model says about this rank's share of all pairs. Samples that cannot be used are left to training, which counts and lists them."""
     found: dict[str, Said] = {}
     model.to(device).eval()
-    for group in range(rank, len(groups), world):
+    for group in tqdm(range(rank, len(groups), world), desc="reference cache", unit="pair", disable=rank > 0):
         kind = groups.kinds[groups.kind_of[group]]
         try:
             batch = send_to_device(collate([encoder(groups.sample(group), with_masks=kind.endswith("_masks"))], kind), device)
