@@ -1,4 +1,5 @@
-"""``unipixel quickstart``: the whole job on a toy, in minutes: world -> shards -> training with a kill and a resume -> predictions -> scores.
+"""``unipixel quickstart``: the whole job on a toy, in minutes: world -> shards -> training with a kill and a resume -> predictions -> scores ->
+preference training.
 
 Every stage is a command of the toolkit with a recipe; this module only calls them in order, kills the training once, and prints the
 table. Finished stages are kept: a second start continues where the first one ended.
@@ -28,6 +29,7 @@ from tabulate import tabulate
 
 from benchmarks import report, score
 from data_tools.pack import main as pack
+from data_tools.preference.evidence import main as evidence_pairs
 from data_tools.synth import SynthConfig, corpus, write_world
 from launch.start import RECIPES
 from unipixel.config import parse, read_recipe, setting
@@ -35,6 +37,8 @@ from unipixel.data.template import format_segments
 from unipixel.errors import EXIT_USER_ERROR, DataError, UniPixelError
 from unipixel.infer.predict import PredictSettings
 from unipixel.infer.predict import run as predict
+from unipixel.infer.prefer import PreferSettings
+from unipixel.infer.prefer import run as prefer
 from unipixel.train import checkpoints
 
 log = logging.getLogger(__name__)
@@ -55,6 +59,8 @@ class QuickstartSettings:
     train_clips: int = setting(2400, "synthetic clips to train on")
     test_clips: int = setting(40, "held-out clips to score")
     steps: int = setting(1400, "optimizer steps")
+    pair_clips: int = setting(400, "clips whose preference pairs train, of the training clips")
+    pair_steps: int = setting(60, "optimizer steps of preference training")
     kill: bool = setting(True, "kill the training with SIGKILL after its first checkpoint and resume it")
     processes: int = setting(0, "training processes; 0: one per GPU, or two without a GPU")
 
@@ -101,9 +107,9 @@ def write_untrained(recipe: Path, out: Path) -> None:
     save_untrained(*parse(SETTINGS, ["--config", str(recipe), "--output_dir", str(out)]))
 
 
-def train(recipe: Path, out: Path, processes: int, kill: bool) -> None:
+def train(recipe: Path, out: Path, processes: int, kill: bool, kind: str = "sft") -> None:
     """Training in ``processes`` processes with DeepSpeed; killed once on the way, when asked, and resumed by starting it again."""
-    command = [sys.executable, "-m", "launch.cli", "train", "sft", "--nproc", str(processes), "--config", str(recipe), "--output_dir", str(out)]
+    command = [sys.executable, "-m", "launch.cli", "train", kind, "--nproc", str(processes), "--config", str(recipe), "--output_dir", str(out)]
     if kill and not checkpoints.checkpoints(out):
         kill_after_checkpoint(command, out)
     check(subprocess.run(command, check=False, env=own_environment()).returncode, "training")
@@ -131,6 +137,22 @@ def kill_after_checkpoint(command: list[str], out: Path) -> None:
     print(f"killed the training after {checkpoints.newest_complete(out)[0].name}; starting it again", flush=True)
 
 
+def align(folder: Path, base: Path, shards: dict[str, Path], stages: Stages, settings: QuickstartSettings, processes: int) -> None:
+    """Preference training from the trained model, and how often held-out pairs are told apart before and after."""
+    for split, limit in (("train", settings.pair_clips), ("test", 0)):
+        stages.run(f"pairs_{split}", lambda split=split, limit=limit: check(evidence_pairs(
+            ["--shards", str(shards[split]), "--out", str(folder / "pairs" / split), "--split", split, "--modes", "temporal", "--time_step_s",
+             str(WORLD.time_step_s), "--limit", str(limit)]), "making pairs"))
+    recipe = folder / "recipe_dpo.yaml"
+    recipe.write_text(yaml.safe_dump(read_recipe(RECIPES / "quickstart_dpo.yaml") | {
+        "backbone": str(base.resolve()), "init_from": str((folder / "trained").resolve()), "shards": [str((folder / "pairs/train").resolve())],
+        "max_steps": settings.pair_steps, "save_steps": settings.pair_steps}))
+    stages.run("align", lambda: train(recipe, folder / "aligned", processes, kill=False, kind="dpo"))
+    for name, reference in (("trained", ""), ("aligned", str(folder / "trained"))):
+        stages.run(f"preferences_{name}", lambda name=name, reference=reference: prefer(PreferSettings(
+            checkpoint=str(folder / name), reference=reference, shards=[str(folder / "pairs/test")], out=str(folder / name / "accuracy.json"))))
+
+
 def median_example(score_file: Path) -> str:
     """The example the picture shows: a right answer with the median J&F among right ones, not the prettiest one."""
     rows = json.loads(score_file.read_text())["per_example"]
@@ -146,8 +168,12 @@ def summary(folder: Path, stages: Stages, settings: QuickstartSettings) -> dict:
     rows = [{"metric": metric, "trivial": results["trained"]["trivial"][metric],
              **{name: result["metrics"][metric]["value"] for name, result in results.items()}, "ci95": results["trained"]["metrics"][metric]["ci95"]}
             for metric in METRICS]
+    preferences = json.loads((folder / "aligned" / "accuracy.json").read_text())["accuracy"]
+    before = json.loads((folder / "trained" / "accuracy.json").read_text())["accuracy"]
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 2**20
-    return {"rows": rows, "examples": results["trained"]["n"], "seconds": stages.seconds, "total_seconds": round(sum(stages.seconds.values()), 1),
+    return {"rows": rows, "examples": results["trained"]["n"],
+            "preferences": {mode: {"pairs": row["pairs"], "before": before[mode]["plain"], "after": row["plain"], "reward": row["reward"]}
+                            for mode, row in preferences.items()}, "seconds": stages.seconds, "total_seconds": round(sum(stages.seconds.values()), 1),
             "largest_process_gib": round(peak, 2), "settings": asdict(settings),
             "machine": {"cores": os.cpu_count(), "gpus": torch.cuda.device_count(), "python": platform.python_version()},
             "versions": {name: version(name) for name in VERSIONS}}
@@ -162,6 +188,10 @@ def print_table(result: dict) -> None:
     print(tabulate(rows, headers=("held-out videos, %", "trivial", "untrained", "trained", "95 % interval"), disable_numparse=True,
                    colalign=("left", "right", "right", "right", "right")))
     print("trivial: a random option, the whole clip as segment, no mask")
+    held_out = result["preferences"]["all"]
+    print(f"held-out preference pairs ({held_out['pairs']}, right segments against the same ones elsewhere): right side preferred "
+          f"{percent(held_out['before'])} % before preference training, {percent(held_out['after'])} % after; it gained more in "
+          f"{percent(held_out['reward'])} %")
 
 
 def run(settings: QuickstartSettings) -> dict:
@@ -188,6 +218,7 @@ def run(settings: QuickstartSettings) -> dict:
             checkpoint=str(out), shards=[str(shards["test"])], out=str(out / "predictions.jsonl"), max_new_tokens=64, batch_size=32)))
         stages.run(f"score_{name}", lambda out=out: score.run(score.ScoreArguments(
             predictions=str(out / "predictions.jsonl"), shards=[str(shards["test"])], out=str(out / "score.json"))))
+    align(folder, base, shards, stages, settings, processes)
     stages.run("report", lambda: report.run_report(report.ReportArguments(
         predictions=str(folder / "trained/predictions.jsonl"), score=str(folder / "trained/score.json"), shards=[str(shards["test"])],
         baseline_predictions=str(folder / "untrained/predictions.jsonl"), baseline_score=str(folder / "untrained/score.json"),

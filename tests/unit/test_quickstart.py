@@ -16,7 +16,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 @pytest.mark.slow
 def test_quickstart_runs_every_stage(tmp_path, capfd):
-    settings = quickstart.QuickstartSettings(out=str(tmp_path / "run"), train_clips=12, test_clips=2, steps=14)
+    settings = quickstart.QuickstartSettings(out=str(tmp_path / "run"), train_clips=12, test_clips=3, steps=14, pair_clips=8, pair_steps=2)
     result = quickstart.run(settings)
     printed = capfd.readouterr().out
     assert "killed the training after checkpoint-" in printed and "resuming from" in printed
@@ -28,6 +28,8 @@ def test_quickstart_runs_every_stage(tmp_path, capfd):
     newest, passed = checkpoints.newest_complete(folder / "trained")
     assert newest.name == "checkpoint-14" and not passed
     assert list((folder / "trained").rglob("events.out.tfevents*"))
+    shares = result["preferences"]["all"]
+    assert shares["pairs"] > 0 and all(0 <= shares[name] <= 1 for name in ("before", "after", "reward")) and "held-out preference pairs" in printed
     again = quickstart.run(settings)  # nothing is done twice
     assert again["seconds"] == result["seconds"]
 
