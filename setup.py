@@ -24,7 +24,7 @@ REQUIRES = [
     "webdataset>=1.0",
     "pyarrow>=21",
     "fsspec>=2025.3",
-    "filelock>=3.15",
+    "filelock>=3.30",
     "tenacity>=9.0",
     "sam2>=1.1",  # install it after torch and without build isolation (docs/install.md): its own build would fetch torch a second time
     "hydra-core>=1.3.2",
@@ -32,6 +32,7 @@ REQUIRES = [
     "pycocotools>=2.0.8",
     "isal>=1.7",  # crc32 of what is read, sixteen times as quick as zlib's
     "numpy>=2.0",
+    "scipy>=1.14",
     "pillow>=11",
     "av>=14",
     "jinja2>=3.1",
@@ -46,7 +47,8 @@ EXTRAS = {
     "video": ["torchcodec>=0.7"],  # decodes videos inside shards with the system's FFmpeg, instead of PyAV
     "remote": ["aiohttp>=3.10", "s3fs>=2025.3", "gcsfs>=2025.3"],  # shards over HTTP, S3, GCS
     "judge": ["openai>=1.60"],
-    "dev": ["pytest>=8.3", "pytest-xdist>=3.6", "aiohttp>=3.10", "ruff>=0.9"],
+    "dev": ["opencv-python-headless>=4.10", "pytest>=8.3", "pytest-xdist>=3.6", "aiohttp>=3.10", "ruff>=0.9",
+            "openai>=1.60", "fastapi>=0.110", "uvicorn>=0.29"],  # the last three: a server of transformers as a test's judge
 }
 
 setup(
@@ -62,9 +64,9 @@ setup(
                                     for tail in ("", ".*")]),
     package_data={
         "deepspeed_configs": ["*.json"],
-        "data_tools": ["templates/*.j2"],
-        "benchmarks": ["templates/*.j2"],
-        "launch": ["recipes/*.yaml", "configs/*.json", "sft.sh", "slurm.sbatch"],
+        "data_tools": ["templates/*.j2", "preference/prompts/*.j2"],
+        "benchmarks": ["templates/*.j2", "published/*.yaml", "suites/*.yaml"],
+        "launch": ["recipes/*.yaml", "configs/*.json", "*.sh", "slurm.sbatch"],
     },
     install_requires=REQUIRES,
     extras_require=EXTRAS,

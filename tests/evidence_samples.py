@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.st_evidence import evidence_union
+from benchmarks.truth import evidence_union
 from unipixel.data.targets import dense_targets, mask_runs
 from unipixel.infer.predictions import Prediction
 from unipixel.sample import Example, MaskTrack, Medium, Sample, SceneObject, decode_entry, encode_mask

@@ -17,11 +17,14 @@ from data_tools.convert import (
     rvos,
     semantic,
     st_evidence,
+    st_evidence_mcq,
     st_evidence_vicas,
     synth,
     tvqa,
     vicas,
+    video_choice,
     videorefer,
+    videorefer_bench,
 )
 from data_tools.convert.base import Bundle
 
@@ -65,6 +68,11 @@ CONVERTERS = {
     "tvqa": tvqa.convert,
     "videopasta": preference_pairs.videopasta,
     "llava_hound": preference_pairs.llava_hound,
+    "st_evidence_mcq": st_evidence_mcq.convert,
+    "mvbench": video_choice.mvbench,
+    "videomme": video_choice.videomme,
+    "videorefer_bench_q": videorefer_bench.questions,
+    "videorefer_bench_d": videorefer_bench.captions,
 }
 
 __all__ = ["CONVERTERS", "Bundle"]

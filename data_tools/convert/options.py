@@ -23,6 +23,7 @@ COMMON = {
     "max_words": "leave out items with more words in question and answer; 0: no limit",
     "min_ratio": "leave out rows whose `ratio` is smaller",
     "context_frames": "frames spread over the video that are stored for rows with a single annotated one",
+    "server": "pack expressions without masks, of a split whose masks only the benchmark's server has",
     "verify": "compare the masks with the palette PNGs of the release; without those PNGs set false",
 }
 """Help of options that several converters have; a converter's own docstring goes first."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from data_tools.convert.referring import (
     no_public_masks,
     referring_bundle,
 )
+from data_tools.convert.rvos import untold
 from data_tools.convert.safe_pickle import load_pickle
 from unipixel.data.ledger import SkipLedger
 from unipixel.errors import DataError, SampleError
@@ -67,12 +69,15 @@ class Source:
                             f"{self.split!r}: it belongs to another release or split")
 
 
-def youtube(folder: Path, *, split: str, ledger: SkipLedger, fps: float = 6.0, max_frames: int = MAX_FRAMES, verify: bool = True
-            ) -> Iterator[Bundle]:
+def youtube(folder: Path, *, split: str, ledger: SkipLedger, fps: float = 6.0, max_frames: int = MAX_FRAMES, verify: bool = True,
+            server: bool = False) -> Iterator[Bundle]:
     """Ref-YouTube-VOS (meta_expressions/<split>/, mask_dict.pkl, <split>/JPEGImages; only train has public masks)."""
     videos = _videos(folder, split)
     masks = folder / "mask_dict.pkl" if split == "train" else folder / split / "mask_dict.pkl"
     root = folder / split
+    if server:
+        yield from untold("ref_youtube_vos", videos, partial(listed_frames, root / "JPEGImages"), ledger, fps)
+        return
     yield from _bundles("ref_youtube_vos", split, videos, masks, root / "JPEGImages", [root / "Annotations"], ledger, fps, max_frames, verify)
 
 

@@ -96,7 +96,7 @@ def no_public_masks(dataset: str, split: str, videos: Mapping[str, Mapping[str, 
     """The error for a split whose masks only the benchmark's server has: an example without its truth is not invented."""
     expressions = sum(len(v.get("expressions", ())) for v in videos.values())
     return DataError(f"split {split!r} of {dataset} lists {len(videos)} videos with {expressions} expressions, but there is no {path}: its "
-                     "masks are not public, so there is nothing to train on or to score here")
+                     "masks are not public, so there is nothing to train on or to score here; to predict for its server, set server=true")
 
 
 def referring_bundle(dataset: str, split: str, clip: Clip, read_track: ReadTrack, ledger: SkipLedger) -> Bundle:
@@ -120,6 +120,15 @@ def referring_bundle(dataset: str, split: str, clip: Clip, read_track: ReadTrack
             examples.append(example)
     medium = Medium(clip.name, "frames", width, height, clip.times, clip.duration_s, objects, source={"dataset": dataset, **clip.source})
     return Bundle(medium, tuple(examples), clip.frames)
+
+
+def untold_bundle(dataset: str, clip: Clip) -> Bundle:
+    """One bundle of expressions whose masks only the benchmark's server has: examples without targets, to predict and to export."""
+    width, height = image_size(clip.frames[0])
+    examples = tuple(Example(said.example_id, "refer", said.text, question_type=said.question_type, source=said.source, form=said.form)
+                     for said in clip.expressions)
+    medium = Medium(clip.name, "frames", width, height, clip.times, clip.duration_s, source={"dataset": dataset, **clip.source})
+    return Bundle(medium, examples, clip.frames)
 
 
 def distinct(ids: Iterable[Any], prefix: str = "") -> tuple[str, ...]:

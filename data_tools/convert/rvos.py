@@ -26,6 +26,7 @@ from data_tools.convert.referring import (
     listed_frames,
     no_public_masks,
     referring_bundle,
+    untold_bundle,
 )
 from unipixel.data.ledger import SkipLedger
 from unipixel.data.video import read_frames
@@ -64,10 +65,15 @@ def convert(folder: Path, *, split: str, ledger: SkipLedger, fps: float = 6.0, m
     yield from bundles("rvos", split, videos, folder / MASKS, layout, ledger, fps, max_frames)
 
 
-def mevis(folder: Path, *, split: str, ledger: SkipLedger, fps: float = 6.0, max_frames: int = MAX_FRAMES) -> Iterator[Bundle]:
+def mevis(folder: Path, *, split: str, ledger: SkipLedger, fps: float = 6.0, max_frames: int = MAX_FRAMES, server: bool = False
+          ) -> Iterator[Bundle]:
     """MeViS (train/, valid_u/ with masks; the masks of valid are not public)."""
     root = folder / one_of("split", split, ("train", "valid_u", "valid", "test"))
-    yield from bundles("mevis", split, listed_videos(root / META), root / MASKS, Layout(root / "JPEGImages"), ledger, fps, max_frames)
+    layout = Layout(root / "JPEGImages")
+    if server:
+        yield from untold("mevis", listed_videos(root / META), layout.frames, ledger, fps)
+    else:
+        yield from bundles("mevis", split, listed_videos(root / META), root / MASKS, layout, ledger, fps, max_frames)
 
 
 def lvvis(folder: Path, *, split: str, ledger: SkipLedger, fps: float = 6.0, max_frames: int = MAX_FRAMES) -> Iterator[Bundle]:
@@ -95,6 +101,18 @@ def bundles(dataset: str, split: str, videos: Mapping[str, Mapping[str, Any]], m
                     said.append((say or expression)(f"{name}_{number}", raw))
             clip = Clip(name, frames, *at_rate(len(frames), fps), said, {"frames": names})
             yield referring_bundle(dataset, split, clip, by_annotation(masks, len(frames), ledger), ledger)
+
+
+def untold(dataset: str, videos: Mapping[str, Mapping[str, Any]], read: Callable[[str, list[str]], tuple[bytes, ...]], ledger: SkipLedger,
+           fps: float) -> Iterator[Bundle]:
+    """One bundle per video of a split whose masks only a server has; ``read`` gives the frames of a video by their names."""
+    check_rate(fps)
+    for name, video in videos.items():
+        with ledger.catching(dataset, name, examples=len(video.get("expressions", ()))):
+            names = field(video, "frames", list)
+            frames = read(name, names)
+            said = [Expression(f"{name}_{number}", field(raw, "exp", str).strip(), ()) for number, raw in field(video, "expressions", dict).items()]
+            yield untold_bundle(dataset, Clip(name, frames, *at_rate(len(frames), fps), said, {"frames": names}))
 
 
 def expression(example_id: str, raw: Mapping[str, Any], wording: Callable[[str], str] = str, **facts: Any) -> Expression:

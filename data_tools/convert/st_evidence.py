@@ -82,7 +82,7 @@ def _video(videos: dict[str, Video], path: str, video_id: str) -> Video:
 
 
 def _bundle(folder: Path, video: Video, types: dict[str, str], ledger: SkipLedger) -> Bundle:
-    frames = _frames(folder, video, ledger)
+    frames = video_frames(folder, video, ledger)
     width, height = image_size(frames.frames[0])
     objects = ObjectTable(frames.positions, (height, width), ledger)
     examples = []
@@ -99,7 +99,7 @@ def _bundle(folder: Path, video: Video, types: dict[str, str], ledger: SkipLedge
     return Bundle(medium, tuple(examples), frames.frames)
 
 
-def _frames(folder: Path, video: Video, ledger: SkipLedger) -> FrameList:
+def video_frames(folder: Path, video: Video, ledger: SkipLedger) -> FrameList:
     roots = [folder / "frames_6fps", folder / "video_frames_6fps"]
     frames = read_folder([inside(root, name) for root in roots for name in video.names], FPS)
     if frames is None:

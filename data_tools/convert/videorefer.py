@@ -178,7 +178,7 @@ def _mentions(place: int, question: str, answer: str, count: int, rules: Rules) 
 
 
 def _bundle(folder: Path, video: str, rows: Sequence[Row], rules: Rules, ledger: SkipLedger) -> Bundle:
-    numbers, frames, times, duration = _frames(inside(folder / "videos", video), rows, rules, ledger)
+    numbers, frames, times, duration = annotated_frames(inside(folder / "videos", video), rows, rules, ledger)
     width, height = image_size(frames[0])
     position = {number: t for t, number in enumerate(numbers)}
     objects: dict[str, SceneObject] = {}
@@ -209,7 +209,7 @@ def _example(row: Row, oids: Sequence[str], rules: Rules) -> Example:
                    visual_prompt="mask" if rules.use == "chat" else "point_or_box")
 
 
-def _frames(path: Path, rows: Sequence[Row], rules: Rules, ledger: SkipLedger):
+def annotated_frames(path: Path, rows: Sequence[Row], rules: Rules, ledger: SkipLedger):
     """(numbers, bytes, times, duration) of the frames that the rows are annotated on, with context where a row has only one."""
     single = any(len(row.frames) == 1 for row in rows)
     wanted = {number for row in rows for number in row.frames}

@@ -11,7 +11,7 @@ import pytest
 
 from data_tools import pack
 from data_tools.convert import CONVERTERS
-from tests.dataset_fixtures import images, language
+from tests.dataset_fixtures import choice, images, language
 from tests.dataset_fixtures.common import write
 from tests.dataset_fixtures.language import jsonl, povqa_film, povqa_item
 from tests.dataset_fixtures.video import WRITERS
@@ -57,7 +57,8 @@ LISTED: dict[str, Callable[[Path], object]] = {
     "refclef": partial(images.refer, name="refclef", split_by="unc", pictures=CLEF),
     **dict.fromkeys(("osprey_conversation", "osprey_detail_description", "osprey_pos_neg"), images.osprey),
     "llava_videogpt_plus": language.llava, "reasonvqa": films, "tvqa": language.tvqa, "videopasta": language.videopasta,
-    "llava_hound": language.llava_hound,
+    "llava_hound": language.llava_hound, "mvbench": choice.mvbench, "videomme": choice.videomme, "st_evidence_mcq": choice.st_evidence_mcq,
+    **dict.fromkeys(("videorefer_bench_q", "videorefer_bench_d"), choice.videorefer_bench),
 }
 SPLITS = {"tvqa": "val"}
 

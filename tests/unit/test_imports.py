@@ -110,8 +110,8 @@ def test_every_module_belongs_to_a_row():
 
 
 def test_every_library_is_declared():
-    """Each third-party import belongs to a distribution that setup.py requires, or to an extra, which need not be installed here; tests may
-    use the ``dev`` extra too."""
+    """Each third-party import belongs to a distribution that setup.py requires, or to an extra, which need not be installed here; tests and
+    the measurements of throughput may use the ``dev`` extra too."""
     values = {target.id: node.value for node in ast.parse((ROOT / "setup.py").read_text()).body if isinstance(node, ast.Assign)
               for target in node.targets if target.id in ("REQUIRES", "EXTRAS")}
     required, extras = ast.literal_eval(values["REQUIRES"]), ast.literal_eval(values["EXTRAS"])
@@ -120,7 +120,8 @@ def test_every_library_is_declared():
     undeclared = []
     for path in (*FILES, *TESTS):
         optional = {normal(r) for name, extra in extras.items() if name != "dev" for r in extra}
-        allowed = {normal(r) for r in (*required, *(extras["dev"] if path in TESTS else []))}
+        developers = path in TESTS or path.is_relative_to(ROOT / "benchmarks" / "throughput")
+        allowed = {normal(r) for r in (*required, *(extras["dev"] if developers else []))}
         for name in imports(path.read_text(), module_name(path), package=path.name == "__init__.py"):
             top = name.split(".")[0]
             if top not in own and normal(top) not in optional and not allowed & {normal(d) for d in providers.get(top, ())}:

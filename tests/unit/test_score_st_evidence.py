@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks import score as scoring
-from benchmarks.st_evidence import GroundTruth, Protocol, from_samples, from_st_evidence, resize_entry, score_example
+from benchmarks.masks import resize_entry
+from benchmarks.result import differences
+from benchmarks.st_evidence import GroundTruth, Protocol, from_samples, from_st_evidence, score_example
 from tests.evidence_samples import discs, predict, real_samples, small_sample, write_masks
 from unipixel.data.shards import ShardWriter
 from unipixel.errors import EXIT_USER_ERROR, DataError
@@ -241,13 +243,13 @@ def test_averages(real):
     assert metrics["J&F"]["value"] == pytest.approx((metrics["J"]["value"] + metrics["F"]["value"]) / 2)
     assert result["trivial"]["accuracy"] == pytest.approx(0.2) and result["trivial"]["mIoP"] == pytest.approx(result["trivial"]["mIoU"])
     assert 0 < result["trivial"]["J"] < metrics["J"]["value"]
-    assert sum(group["n"] for group in result["by_question_type"].values()) == 14
+    assert sum(group["n"] for group in result["groups"]["question type"].values()) == 14
     assert scoring.score(truths, predictions) == result, "seeded"
-    empty = scoring.score(truths, {s.key: Prediction(s.key, s.medium.medium_id, "no_reply") for s in real})["per_example"]
-    change = scoring.differences(result["per_example"], empty, 1000, 0)
+    empty = scoring.score(truths, {s.key: Prediction(s.key, s.medium.medium_id, "no_reply") for s in real})
+    change = differences(result, empty, 1000, 0)
     assert change["J&F"] == metrics["J&F"] and change["grounded@0.5 if right"]["value"] is None
     with pytest.raises(DataError, match="different examples"):
-        scoring.differences(result["per_example"], {}, 0, 0)
+        differences(result, {**empty, "per_example": {}}, 0, 0)
     assert scoring.score(truths, predictions, seed=1)["metrics"]["J"]["ci95"] != metrics["J"]["ci95"]
 
 
@@ -290,12 +292,12 @@ def test_command_on_shards(packed, capsys):
     printed = " ".join(capsys.readouterr().out.split())
     assert "accuracy 50.0" in printed and "when 1 0.0" in printed
     result = json.loads((packed / "score.json").read_text())
-    assert result["schema"] == scoring.SCHEMA and result["card"]["protocol"]["name"] == "unipixel"
+    assert result["schema"] == scoring.SCHEMA and result["card"]["protocol"]["compat"] == "none"
     masks = discs(10)
     js, fs = jf_sequence(np.roll(masks, 2, axis=2), masks)
     assert (result["per_example"]["clip"]["j"], result["per_example"]["clip"]["f"]) == (js.mean(), fs.mean())
     assert scoring.main([*flags, "--compat", "seed"]) == 0
-    assert json.loads((packed / "score.json").read_text())["card"]["protocol"]["name"] == "seed"
+    assert json.loads((packed / "score.json").read_text())["card"]["protocol"]["compat"] == "seed"
 
 
 def test_no_headline_while_predictions_are_missing(packed, capsys):
@@ -333,7 +335,7 @@ def test_command_on_the_release_layout(tmp_path, sample, capsys):
 
 
 @pytest.mark.parametrize("flags, message", [
-    ([], "must name the benchmark"), (["mevis"], "'mevis'"), (["st-evidence"], "--predictions is needed"),
+    ([], "must name the benchmark"), (["mevi"], "'mevi'"), (["st-evidence"], "--predictions is needed"),
     (["st-evidence", "--predictions", "p"], "ground truth once"),
     (["st-evidence", "--predictions", "p", "--shards", "d", "--shrads", "d"], "nearest: '--shards'"),
     (["st-evidence", "--predictions", "p", "--shards", "d", "--gt-masks", "m"], "belongs to --csv"),

@@ -1,0 +1,1 @@
+"""Running benchmarks on any number of workers: plan, infer, merge, score, export."""
