@@ -25,7 +25,7 @@ def test_segments_move_as_a_whole_and_stay_inside():
     found = moved_segments(truth, 6.0, settings(max_tiou=0.3))
     assert found and truth not in found
     for moved in found:
-        assert [round(b - a, 6) for a, b in moved] == [1.0, 0.5] and 0 <= moved[0][0] and moved[-1][1] <= 6.0
+        assert [round(b - a, 6) for a, b in moved] == [1.0, 0.5] and moved[0][0] >= 0 and moved[-1][1] <= 6.0
         assert temporal_iou(moved, truth) <= 0.3
     assert found == sorted(found) and found[0] == ((0.0, 1.0), (2.0, 2.5))
 
