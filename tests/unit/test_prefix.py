@@ -213,3 +213,19 @@ def test_scores_of_tokens():
     assert torch.allclose(scores.entropy, -(probs * probs.log()).sum(-1))
     assert scores.is_top1.tolist() == [True, False] and scores.mean_logits.tolist() == [2 / 3, 4 / 3]
     assert torch.allclose(scores.log_sum_sq_probs, (probs**2).sum(-1).log())
+
+
+@pytest.mark.parametrize("variant", ["rslora", "dora"])
+def test_reference_of_every_kind_of_adapter(tiny, folder, variant):
+    """The frozen copy says what the policy says until the policy moves, and what it said before afterwards."""
+    model, encoder, groups = pair_parts(tiny, folder, lora_variant=variant)
+    add_reference_adapter(model)
+    model.pair_reference = "adapter"
+    batch = packed(encoder, groups, [0])
+    with torch.no_grad():
+        start = model.eval()(**batch)
+        assert start.policy.log_probs.equal(start.reference.log_probs)
+        stir(model, seed=5)
+        moved = model(**batch)
+    assert moved.reference.log_probs.equal(start.reference.log_probs)
+    assert not moved.policy.log_probs.allclose(start.policy.log_probs, atol=1e-3)
