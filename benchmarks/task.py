@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from benchmarks.protocol import Protocol
@@ -25,7 +26,6 @@ from unipixel.sample import Example, Sample
 Answers = Literal["evidence", "masks", "choice", "text"]
 FORM: dict[str, tuple[str, ...] | None] = {"evidence": None, "masks": (NO_REPLY, NO_MASK_TOKEN), "choice": (NO_REPLY,), "text": (NO_REPLY,)}
 """Problems with the form of a reply that mean something for what was asked; ``None``: all of them."""
-_PLAIN = TemplateSettings(paraphrase=False)
 
 
 class Task(ABC):
@@ -40,6 +40,7 @@ class Task(ABC):
         groups: divisions of the result: name -> field of a row.
         protocols: compat switch -> protocol; ``none`` is the default.
         expected: split -> (media, examples) of the published set; another count is a warning.
+        subtitles: whether general models read the medium's subtitles before the question.
         flow: ``ask`` each example, or ``locate`` the objects that it points at first and ask about the masks that were found.
     """
 
@@ -53,6 +54,7 @@ class Task(ABC):
     protocols: ClassVar[Mapping[str, Protocol]] = {"none": Protocol()}
     expected: ClassVar[Mapping[str, tuple[int, int]]] = {}
     flow: ClassVar[Literal["ask", "locate"]] = "ask"
+    subtitles: ClassVar[bool] = False
 
     def protocol(self, compat: str = "none") -> Protocol:
         """Raises :class:`ConfigError` naming the switches this task has."""
@@ -71,8 +73,10 @@ class Task(ABC):
         return sample
 
     def prompt(self, sample: Sample, example: Example, protocol: Protocol) -> str:
-        """The user's text for a general model, which gets the frames beside it."""
-        return protocol.prompt.format(question=question_text(example, sample.medium.kind, sample.medium.subtitles, _PLAIN))
+        """The user's text for a general model, which gets the frames beside it. Evidence is asked for by the tasks that score it."""
+        bare = replace(example, segments=None, targets=())
+        text = TemplateSettings(paraphrase=False, use_subtitles=self.subtitles)
+        return protocol.prompt.format(question=question_text(bare, sample.medium.kind, sample.medium.subtitles, text))
 
     def read(self, example: Example, prediction: Prediction) -> Prediction:
         """A general model's reply with what it says taken apart; our own model's replies are parsed where they are made."""

@@ -123,8 +123,8 @@ def load_plan(folder: Path, inputs: str = "") -> Plan:
     path = folder / PLAN
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        plan = Plan(tuple(Job(job["task"], tuple(job["shards"]), job["compat"], job["label"]) for job in raw["jobs"]), raw["model"], tuple(raw["data"]),
-                    tuple(_unit(unit) for unit in raw["units"]), raw["lease_s"], raw["limit"])
+        jobs = tuple(Job(job["task"], tuple(job["shards"]), job["compat"], job["label"]) for job in raw["jobs"])
+        plan = Plan(jobs, raw["model"], tuple(raw["data"]), tuple(_unit(unit) for unit in raw["units"]), raw["lease_s"], raw["limit"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is no plan of schema {SCHEMA!r}: {error!r}") from error
     if plan.fingerprint != raw.get("fingerprint"):

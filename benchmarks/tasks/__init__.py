@@ -8,6 +8,7 @@ from benchmarks.tasks.evidence import EvidenceGeneration
 from benchmarks.tasks.evidence_mcq import PARTS, EvidenceChoice, EvidenceChoicePart
 from benchmarks.tasks.judged import AdversarialProbe, OpenQA, VideoReferD, VideoReferDSingle
 from benchmarks.tasks.pixelqa import PixelQA
+from benchmarks.tasks.povqa import TVQA, ReasonVQA
 from benchmarks.tasks.refer_image import ReasonSeg, RefCLEF, RefCOCO, RefCOCOg, RefCOCOPlus
 from benchmarks.tasks.refer_video import GroundMoRe, MeViS, RefDavis17, RefSAV, RefYouTubeVOS, ReVOS
 from unipixel.errors import ConfigError, nearest
@@ -17,7 +18,7 @@ TASKS: dict[str, Task] = {task.name: task for task in (
     ReVOS(), MeViS(), RefYouTubeVOS(), RefDavis17(), RefSAV(), GroundMoRe(),
     RefCOCO(), RefCOCOPlus(), RefCOCOg(), RefCLEF(), ReasonSeg(),
     VideoReferQ(), VideoReferQSingle(), VideoReferD(), VideoReferDSingle(), *map(PixelQA, ("point", "box", "mix")),
-    MVBench(), VideoMME(),
+    MVBench(), VideoMME(), TVQA(), ReasonVQA(),
     *(OpenQA(f"{name}-qa", title) for name, title in (("msvd", "MSVD-QA"), ("msrvtt", "MSRVTT-QA"), ("tgif", "TGIF-QA"),
                                                       ("activitynet", "ActivityNet-QA"))),
     AdversarialProbe(),

@@ -103,7 +103,7 @@ def _between(clip: FrameList, start: float, end: float) -> FrameList:
     """The frames from ``start`` to ``end`` seconds, times counted from ``start``; at least the frame nearest to the middle."""
     if end == float("inf"):
         return clip
-    kept = [i for i, t in enumerate(clip.times) if start < t]
+    kept = [i for i, t in enumerate(clip.times) if start <= t <= end]
     if not kept:
         kept = [min(range(len(clip.times)), key=lambda i: abs(clip.times[i] - (start + end) / 2))]
     return dataclasses.replace(clip, numbers=tuple(range(len(kept))), frames=tuple(clip.frames[i] for i in kept), duration_s=len(kept) / clip.fps)

@@ -27,6 +27,7 @@ from tests.chat_server import chat_server, pictures_of, text_of, write_videos
 from tests.dataset_fixtures import choice
 from tests.evidence_samples import discs, small_sample
 from tests.tiny_run import clip, questions, tiny_parts
+from tests.unit.test_preference_server import served  # noqa: F401
 from unipixel.data.shards import ShardWriter
 from unipixel.data.template import TemplateSettings
 from unipixel.errors import ConfigError, SampleError
@@ -161,6 +162,23 @@ def test_a_real_model_in_process(tmp_path, tmp_path_factory):
     adapter.close()
     assert first[0].status in ("ok", "cut_reply", "empty_reply") and (first[0].failed or first[0].reply)
     assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_real_server(served, tmp_path):  # noqa: F811
+    """`transformers serve` with the same toy model: pictures and text over HTTP, through the whole adapter."""
+    address, model, arrived = served
+    before = len(arrived)
+    (tmp_path / "m.yaml").write_text(f"answerer: {{model: {model}, base_url: '{address}'}}\n")
+    examples = {"v": [Example("v_q", "evidence", "What is seen?", ("a dog", "a cat"), "a dog")]}
+    shards = write_videos(tmp_path / "shards", ["v"], seconds=2, fps=2, examples=examples, split="test")
+    task, protocol, samples, truths = questions_of("mvbench", shards)
+    adapter = open_chat("qwen3-vl", str(tmp_path / "m.yaml"), tmp_path / "r.jsonl")
+    adapter.preset = dataclasses.replace(adapter.preset, max_tokens=24, extra={})
+    (prediction,) = adapter.answer(task, samples[0], protocol)
+    adapter.close()
+    assert len(arrived) == before + 1 and arrived[-1].count("image_url") >= 2 and "What is seen?" in arrived[-1]
+    assert prediction.status in ("ok", "cut_reply", "empty_reply") and (prediction.failed or prediction.reply)
+    task.score(truths, {"v_q": prediction}, protocol, bootstrap=0)
 
 
 # --- two steps -------------------------------------------------------------------------------------------------------------------
