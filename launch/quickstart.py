@@ -141,8 +141,8 @@ def align(folder: Path, base: Path, shards: dict[str, Path], stages: Stages, set
     """Preference training from the trained model, and how often held-out pairs are told apart before and after."""
     for split, limit in (("train", settings.pair_clips), ("test", 0)):
         stages.run(f"pairs_{split}", lambda split=split, limit=limit: check(evidence_pairs(
-            ["--shards", str(shards[split]), "--out", str(folder / "pairs" / split), "--split", split, "--modes", "temporal", "--time_step_s",
-             str(WORLD.time_step_s), "--limit", str(limit)]), "making pairs"))
+            ["--shards", str(shards[split]), "--out", str(folder / "pairs" / split), "--split", split, "--modes", "swapped", "--max_tiou", "0.7",
+             "--limit", str(limit)]), "making pairs"))
     recipe = folder / "recipe_dpo.yaml"
     recipe.write_text(yaml.safe_dump(read_recipe(RECIPES / "quickstart_dpo.yaml") | {
         "backbone": str(base.resolve()), "init_from": str((folder / "trained").resolve()), "shards": [str((folder / "pairs/train").resolve())],
@@ -189,7 +189,7 @@ def print_table(result: dict) -> None:
                    colalign=("left", "right", "right", "right", "right")))
     print("trivial: a random option, the whole clip as segment, no mask")
     held_out = result["preferences"]["all"]
-    print(f"held-out preference pairs ({held_out['pairs']}, right segments against the same ones elsewhere): right side preferred "
+    print(f"held-out preference pairs ({held_out['pairs']}, right segments against those of other questions): right side preferred "
           f"{percent(held_out['before'])} % before preference training, {percent(held_out['after'])} % after; it gained more in "
           f"{percent(held_out['reward'])} %")
 

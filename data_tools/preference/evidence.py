@@ -1,15 +1,18 @@
 """``unipixel pairs evidence``: pairs about evidence from any grounded dataset, without a model.
 
-The chosen side is the true reply. The rejected one has the same answer and shows something else: its segments at another time of the same
-clip (``temporal``), or the masks of another object (``evidence``). How much the two sides overlap is a setting: pairs that share nothing are
-easy and teach little about borders. Segments keep their number and lengths and stay inside the clip, so that neither tells the sides
-apart.
+The chosen side is the true reply. The rejected one has the same answer and shows something else: the true segments of another question
+(``swapped``), its own segments at another time of the clip (``moved``), what a model said about them itself (``predicted``), or the masks of
+another object (``evidence``). How much the two sides overlap is a setting: pairs that share nothing are easy and teach little about borders.
+
+Swapped segments are as often chosen as rejected, so neither their lengths nor their places tell the sides apart. Moved ones keep their
+lengths, but long segments have no room to move: trained on them alone, a model learns that short segments are right.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,11 +27,20 @@ from unipixel.data.media import stable_rng
 from unipixel.data.shards import ShardWriter
 from unipixel.data.stored_video import StoredVideo
 from unipixel.errors import ConfigError, DataError, SampleError
+from unipixel.infer.predictions import Prediction, load_predictions
 from unipixel.metrics import temporal_iou
 from unipixel.sample import EMPTY, Example, Medium, PreferencePair, Sample, Segment
 
 SOURCE = "evidence"
 ANSWER = "Answer: {answer}."
+
+
+@dataclass(frozen=True)
+class Known:
+    """Beside an example: the true segments of all questions, and what the model said."""
+
+    segments: list[tuple[Segment, ...]]
+    predictions: Mapping[str, Prediction]
 
 
 @dataclass(kw_only=True)
@@ -39,7 +51,9 @@ class EvidencePairSettings:
     out: str = setting("", "folder for the shards with the pairs")
     split: str = setting("train", "split that is written to the manifest")
     dataset: str = setting("evidence-pairs", "name of the dataset that is written")
-    modes: list[str] = setting(["temporal", "evidence"], "what is wrong on the rejected side: temporal (when), evidence (which object)")
+    modes: list[str] = setting(["swapped", "evidence"], "what the rejected side shows: swapped (segments of another question), moved (its own "
+                                                         "elsewhere), predicted (what the model of --predictions says), evidence (another object)")
+    predictions: str = setting("", "what `unipixel predict` wrote about the same shards, for the mode predicted")
     per_mode: int = setting(1, "pairs of each mode per example, at most")
     min_tiou: float = setting(0.0, "temporal IoU of the rejected with the true segments, at least")
     max_tiou: float = setting(0.5, "and at most")
@@ -55,6 +69,9 @@ class EvidencePairSettings:
                 raise ConfigError(f"--{name} is empty")
         if unknown := [mode for mode in self.modes if mode not in MODES]:
             raise ConfigError(f"--modes {unknown} must be of {list(MODES)}")
+        if bool(self.predictions) != ("predicted" in self.modes):
+            raise ConfigError(f"--predictions={self.predictions!r} with --modes {' '.join(self.modes)}: the mode predicted needs the file, and no "
+                              "other one does")
         if not 0 <= self.min_tiou <= self.max_tiou < 1:
             raise ConfigError(f"--min_tiou={self.min_tiou} and --max_tiou={self.max_tiou} must be in order, at least 0 and below 1")
         if not 0 <= self.max_mask_iou < 1:
@@ -62,6 +79,25 @@ class EvidencePairSettings:
         if self.time_step_s <= 0 or self.per_mode < 1 or self.min_seen < 1 or self.limit < 0:
             raise ConfigError(f"--time_step_s={self.time_step_s} must be positive, --per_mode={self.per_mode} and --min_seen={self.min_seen} at "
                               f"least 1, --limit={self.limit} not negative")
+
+
+DRAWS = 256
+"""Segments of other questions that are tried per example."""
+
+
+def swapped_segments(segments: Sequence[Segment], duration: float, settings: EvidencePairSettings, pool: Sequence[tuple[Segment, ...]],
+                     rng: np.random.Generator) -> list[tuple[Segment, ...]]:
+    """Up to ``per_mode`` different ones of a random part of ``pool`` that lie inside the clip and overlap as far as is allowed."""
+    found: list[tuple[Segment, ...]] = []
+    for i in rng.integers(len(pool), size=min(DRAWS, 4 * len(pool))).tolist():
+        other = pool[i]
+        if other in found or other == tuple(segments) or other[-1][1] > duration:
+            continue
+        if settings.min_tiou <= temporal_iou(other, segments) <= settings.max_tiou:
+            found.append(other)
+            if len(found) == settings.per_mode:
+                break
+    return found
 
 
 def moved_segments(segments: Sequence[Segment], duration: float, settings: EvidencePairSettings) -> list[tuple[Segment, ...]]:
@@ -94,7 +130,18 @@ def mask_overlap(medium: Medium, first: Sequence[str], second: Sequence[str]) ->
     return (float(np.mean(values)) if values else 0.0), seen
 
 
-def temporal(example: Example, medium: Medium, settings: EvidencePairSettings, rng: np.random.Generator) -> list[dict]:
+def swapped(example: Example, medium: Medium, settings: EvidencePairSettings, rng: np.random.Generator, known: Known) -> list[dict]:
+    """Rejected sides with the times of other questions."""
+    if not example.segments:
+        raise SampleError("no true segments", reason="no_segments")
+    found = swapped_segments(example.segments, medium.duration_s, settings, known.segments, rng)
+    if not found:
+        raise SampleError(f"none of {DRAWS} segments of other questions overlaps with temporal IoU {settings.min_tiou}-{settings.max_tiou} inside "
+                          f"{medium.duration_s:.1f} s", reason="no_other_segments")
+    return [{"rejected_segments": other, "tiou": round(temporal_iou(other, example.segments), 4)} for other in found]
+
+
+def moved(example: Example, medium: Medium, settings: EvidencePairSettings, rng: np.random.Generator, known: Known) -> list[dict]:
     """Rejected sides at other times."""
     if not example.segments:
         raise SampleError("no true segments", reason="no_segments")
@@ -107,7 +154,7 @@ def temporal(example: Example, medium: Medium, settings: EvidencePairSettings, r
             for i in rng.permutation(len(found))[:settings.per_mode].tolist()]
 
 
-def evidence(example: Example, medium: Medium, settings: EvidencePairSettings, rng: np.random.Generator) -> list[dict]:
+def evidence(example: Example, medium: Medium, settings: EvidencePairSettings, rng: np.random.Generator, known: Known) -> list[dict]:
     """Rejected sides that show another object."""
     if len(example.targets) != 1:
         raise SampleError(f"{len(example.targets)} masks in the reply, pairs compare one", reason="targets")
@@ -121,10 +168,25 @@ def evidence(example: Example, medium: Medium, settings: EvidencePairSettings, r
     return [{"rejected_objects": (found[i][0],), "mask_iou": round(found[i][1], 4)} for i in rng.permutation(len(found))[:settings.per_mode].tolist()]
 
 
-MODES: dict[str, Callable[..., list[dict]]] = {"temporal": temporal, "evidence": evidence}
+def predicted(example: Example, medium: Medium, settings: EvidencePairSettings, rng: np.random.Generator, known: Known) -> list[dict]:
+    """The model's own segments, where they are wrong enough."""
+    said = known.predictions.get(example.example_id)
+    if not example.segments:
+        raise SampleError("no true segments", reason="no_segments")
+    if said is None or said.failed or not said.segments:
+        raise SampleError("the model gave no segments", reason="no_prediction")
+    overlap = temporal_iou(said.segments, example.segments)
+    if not settings.min_tiou <= overlap <= settings.max_tiou:
+        raise SampleError(f"the model's segments have temporal IoU {overlap:.2f}", reason="tiou_outside")
+    return [{"rejected_segments": said.segments, "tiou": round(overlap, 4)}]
 
 
-def pairs_of(example: Example, sample: Sample, settings: EvidencePairSettings, ledger: SkipLedger) -> Iterator[PreferencePair]:
+MODES: dict[str, tuple[str, Callable[..., list[dict]]]] = {
+    "swapped": ("temporal", swapped), "moved": ("temporal", moved), "predicted": ("temporal", predicted), "evidence": ("evidence", evidence)}
+"""Name -> failure mode of its pairs, and what makes their rejected sides."""
+
+
+def pairs_of(example: Example, sample: Sample, settings: EvidencePairSettings, known: Known, ledger: SkipLedger) -> Iterator[PreferencePair]:
     """Pairs of one example; what a mode cannot make goes to the ledger."""
     if not example.answer:
         ledger.skip(SOURCE, example.example_id, "no_answer", "no answer that both sides could give")
@@ -135,10 +197,20 @@ def pairs_of(example: Example, sample: Sample, settings: EvidencePairSettings, l
     for mode in settings.modes:
         with ledger.catching(f"{SOURCE}/{mode}", example.example_id):
             rng = stable_rng(settings.seed, sample.key, example.example_id, mode)
-            for number, side in enumerate(MODES[mode](example, sample.medium, settings, rng)):
+            failure, make = MODES[mode]
+            for number, side in enumerate(make(example, sample.medium, settings, rng, known)):
                 overlap = {name: side.pop(name) for name in ("tiou", "mask_iou") if name in side}
-                yield PreferencePair(f"{example.example_id}_{mode}{number}", text, text, mode, **{**truth, **side},
-                                     origin={"generator": "unipixel pairs evidence", "seed": settings.seed, **overlap})
+                yield PreferencePair(f"{example.example_id}_{mode}{number}", text, text, failure, **{**truth, **side},
+                                     origin={"generator": "unipixel pairs evidence", "mode": mode, "seed": settings.seed, **overlap})
+
+
+def all_segments(media: Media, settings: EvidencePairSettings) -> list[tuple[Segment, ...]]:
+    """True segments of all questions that have an answer, each as often as it occurs. Media that cannot be read are listed when pairs are made."""
+    found = []
+    for key in tqdm(media.first(settings.limit), desc="segments", unit="medium"):
+        with contextlib.suppress(SampleError):
+            found += [tuple(example.segments) for example in media.sample(key).examples if example.answer and example.segments]
+    return found
 
 
 def run(settings: EvidencePairSettings) -> int:
@@ -148,16 +220,19 @@ def run(settings: EvidencePairSettings) -> int:
         DataError: not a single pair could be made.
     """
     media, ledger, made, overlaps = Media(settings.shards), SkipLedger(), Counter(), {"tiou": [], "mask_iou": []}
+    known = Known(all_segments(media, settings) if "swapped" in settings.modes else [],
+                  load_predictions(settings.predictions) if settings.predictions else {})
     with ShardWriter(settings.out, dataset=settings.dataset, split=settings.split) as writer:
         for key in tqdm(media.first(settings.limit), desc="evidence pairs", unit="medium"):
             with ledger.catching(SOURCE, key):
                 sample = media.sample(key)
-                examples = [replace(e, pairs=pairs) for e in sample.examples if (pairs := tuple(pairs_of(e, sample, settings, ledger)))]
+                found = [(e, tuple(pairs_of(e, sample, settings, known, ledger))) for e in sample.examples]
+                examples = [replace(e, pairs=pairs) for e, pairs in found if pairs]
                 if examples:
                     frames = sample.frames if isinstance(sample.frames, StoredVideo) else list(sample.frames)
                     writer.write(sample.medium, examples, frames)
                 for pair in (p for e in examples for p in e.pairs):
-                    made[pair.failure_mode] += 1
+                    made[pair.origin["mode"]] += 1
                     for name, values in overlaps.items():
                         values += [pair.origin[name]] if name in pair.origin else []
         print("\n".join(ledger.summary()) or "nothing skipped")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from data_tools.preference.evidence import EvidencePairSettings, mask_overlap, moved_segments
+from data_tools.preference.evidence import EvidencePairSettings, mask_overlap, moved_segments, swapped_segments
 from launch.cli import main
 from tests.tiny_run import clip, questions, write_clips
 from unipixel.data.pair_groups import PairGroups
 from unipixel.data.shards import ShardDataset, ShardWriter
 from unipixel.errors import EXIT_USER_ERROR, ConfigError
+from unipixel.infer.predictions import Prediction, write_predictions
 from unipixel.metrics import temporal_iou
 
 
@@ -37,6 +40,21 @@ def test_overlap_is_kept_between_its_bounds():
     assert moved_segments(((0.0, 4.0),), 4.0, settings()) == []
 
 
+def test_swapped_segments_are_as_often_chosen_as_rejected():
+    """Neither lengths nor places tell the sides apart, long segments included."""
+    rng = np.random.default_rng(0)
+    pool = [((float(a), float(b)),) for a in range(4) for b in range(a + 1, 5) for _ in range(30)]
+    chosen, rejected = Counter(), Counter()
+    for segments in pool:
+        for other in swapped_segments(segments, 4.0, settings(max_tiou=0.7), pool, rng):
+            assert temporal_iou(other, segments) <= 0.7 and other != segments
+            chosen[segments] += 1
+            rejected[other] += 1
+    lengths = [sum(n * (s[0][1] - s[0][0]) for s, n in side.items()) / sum(side.values()) for side in (chosen, rejected)]
+    assert sum(chosen.values()) == len(pool) and abs(lengths[0] - lengths[1]) < 0.25
+    assert swapped_segments(((0.0, 1.0),), 4.0, settings(), [((3.0, 9.0),)], rng) == [], "a segment behind the end of this clip"
+
+
 def test_mask_overlap():
     """Frames where both are annotated: the blue box on even ones, absent on the last two; the boxes never touch."""
     medium, _, masks = clip(0)
@@ -48,7 +66,8 @@ def test_mask_overlap():
 
 def test_pairs_of_a_dataset(tmp_path, capsys):
     write_clips(tmp_path / "clips", 3)
-    flags = ["pairs", "evidence", "--shards", str(tmp_path / "clips"), "--out", str(tmp_path / "pairs"), "--max_tiou", "0.3"]
+    flags = ["pairs", "evidence", "--shards", str(tmp_path / "clips"), "--out", str(tmp_path / "pairs"), "--max_tiou", "0.3", "--modes", "moved",
+             "evidence"]
     assert main(flags) == 0
     printed = capsys.readouterr().out
     data = ShardDataset(tmp_path / "pairs")
@@ -70,15 +89,32 @@ def test_pairs_of_a_dataset(tmp_path, capsys):
     assert main(again) == 0 and ShardDataset(tmp_path / "again").fingerprint == data.fingerprint
 
 
+def test_rejects_what_a_model_says_itself(tmp_path, capsys):
+    """Its segments where they are wrong enough; right ones, none and failed predictions are listed."""
+    write_clips(tmp_path / "clips", 4)
+    said = {0: ((2.0, 2.5),), 1: ((0.5, 1.5),), 2: None}  # of clip 1 they are the true ones; nothing is known of clip 3
+    write_predictions(tmp_path / "said.jsonl", [Prediction(f"clip{i}_q", f"clip{i}", "ok" if s else "no_reply", segments=s) for i, s in said.items()])
+    flags = ["pairs", "evidence", "--shards", str(tmp_path / "clips"), "--out", str(tmp_path / "pairs"), "--modes", "predicted"]
+    assert main([*flags, "--predictions", str(tmp_path / "said.jsonl")]) == 0
+    data = ShardDataset(tmp_path / "pairs")
+    (pair,) = data.sample(0).examples[0].pairs
+    assert len(data) == 1 and pair.failure_mode == "temporal" and pair.origin["mode"] == "predicted"
+    assert pair.rejected_segments == ((2.0, 2.5),) and pair.chosen_segments == ((0.5, 1.0),) and pair.origin["tiou"] == 0
+    printed = capsys.readouterr().out
+    assert "tiou_outside" in printed and "no_prediction" in printed
+    assert main(flags) == EXIT_USER_ERROR and "needs the file" in capsys.readouterr().err
+
+
 def test_what_cannot_be_made_is_listed(tmp_path, capsys):
     medium, frames, _ = clip(0)
     alone = replace(medium, objects={"red": medium.objects["red"]})
     with ShardWriter(tmp_path / "clips", dataset="d", split="s") as writer:
         writer.write(alone, [replace(questions(0)[0], segments=((0.0, alone.duration_s),))], frames)
-    flags = ["pairs", "evidence", "--shards", str(tmp_path / "clips"), "--out", str(tmp_path / "pairs")]
+    flags = ["pairs", "evidence", "--shards", str(tmp_path / "clips"), "--out", str(tmp_path / "pairs"), "--modes", "moved", "swapped", "evidence"]
     assert main(flags) == EXIT_USER_ERROR
     printed = capsys.readouterr()
-    assert "no_room" in printed.out and "no_other_object" in printed.out and "no pair could be made" in printed.err
+    assert "no_room" in printed.out and "no_other_segments" in printed.out
+    assert "no_other_object" in printed.out and "no pair could be made" in printed.err
     assert not (tmp_path / "pairs" / "manifest.json").exists()
 
 
