@@ -46,6 +46,7 @@ EXTRAS = {
     "gpu": ["flash-attn>=2.8; platform_system == 'Linux'", "liger-kernel>=0.8", "bitsandbytes>=0.45.1"],
     "video": ["torchcodec>=0.7"],  # decodes videos inside shards with the system's FFmpeg, instead of PyAV
     "remote": ["aiohttp>=3.10", "s3fs>=2025.3", "gcsfs>=2025.3"],  # shards over HTTP, S3, GCS
+    "transcribe": ["faster-whisper>=1.1"],  # subtitles for films that have none
     "judge": ["openai>=1.60"],
     "dev": ["opencv-python-headless>=4.10", "pytest>=8.3", "pytest-xdist>=3.6", "aiohttp>=3.10", "ruff>=0.9",
             "openai>=1.60", "fastapi>=0.110", "uvicorn>=0.29"],  # the last three: a server of transformers as a test's judge

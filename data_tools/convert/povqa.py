@@ -26,6 +26,8 @@ NAME = "reasonvqa"
 SPLIT_SEED, TRAIN_SHARE = 42, 0.9
 WRAPPERS = ("items", "qa", "annotations", "data")
 """Names under which some annotation files keep their list."""
+PRESENTATION = "presentation"
+"""``chunk_clock`` of films whose chunk i starts exactly at i times the chunk length."""
 KEY_SHIFT_S = 0.001
 """A key frame at the very time of a pooled picture is listed this much later, because times increase strictly."""
 
@@ -58,7 +60,7 @@ def convert(folder: Path, *, split: str, ledger: SkipLedger, pooling: str = "ble
     for name in films_of(names, split):
         items: list[dict[str, Any]] = []
         with ledger.catching(NAME, name):
-            items = _items(read_json(folder / "annotations" / f"{name}.json"))
+            items = items_of(read_json(folder / "annotations" / f"{name}.json"))
         with ledger.catching(NAME, name, examples=len(items)):
             film = _film(folder / "out_preprocessed" / name, name, pooling, ledger) if items else None
             for item in items:
@@ -83,7 +85,8 @@ def clock_s(text: str) -> int:
     return hours * 3600 + minutes * 60 + seconds
 
 
-def _items(raw: Any) -> list[dict[str, Any]]:
+def items_of(raw: Any) -> list[dict[str, Any]]:
+    """The list of an annotation file, bare or under one of :data:`WRAPPERS` (``bad_record`` otherwise)."""
     if isinstance(raw, Mapping):
         raw = next((raw[name] for name in WRAPPERS if name in raw), None)
     if not isinstance(raw, list) or not all(isinstance(item, dict) for item in raw):
@@ -98,14 +101,16 @@ def _film(folder: Path, name: str, pooling: str, ledger: SkipLedger) -> Film:
 
 
 def _chunk_seconds(path: Path, ledger: SkipLedger) -> float:
-    """True length of a chunk. Chunks are cut at whole frames: a "second" of a film at 23.976 frames per second is 24 frames, 1.001 s,
-    which adds up to 7 s in two hours; pauses and subtitles are in true time."""
+    """True length of a chunk. Published chunks are cut at whole frames: a "second" of a film at 23.976 frames per second is 24 frames,
+    1.001 s, which adds up to 7 s in two hours; pauses and subtitles are in true time. ``film-prepare`` cuts by presentation time."""
     if not path.is_file():
         ledger.note("films without run_summary.json: chunks taken to last 1 s")
         return 1.0
     summary = read_json(path)
     if summary.get("fps_mode") != "seconds_window":
         raise SampleError(f"fps_mode={summary.get('fps_mode')!r}: only chunks of 'seconds_window' have a known time", reason="fps_mode")
+    if summary.get("chunk_clock") == PRESENTATION:
+        return float(field(summary, "chunk_seconds", (int, float)))
     rate = field(summary, "fps_used_or_native", (int, float))
     if rate <= 0:
         raise SampleError(f"fps_used_or_native={rate} is no rate", reason="bad_record")

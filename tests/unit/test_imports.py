@@ -32,7 +32,7 @@ NEVER = {
     "unipixel.metrics": ("sam2_ext", "torch"),
     "unipixel.data": ("sam2_ext",),
     "unipixel.infer": ("unipixel.train",),
-    "data_tools": ("unipixel.train", "unipixel.infer"),
+    "data_tools": ("unipixel.train", *(f"unipixel.infer.{name}" for name in ("generate", "interactive", "predict", "prefer", "segment"))),
 }
 """What the order of rows alone would allow."""
 ANYWHERE = ("training",)
