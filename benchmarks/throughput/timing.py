@@ -86,7 +86,7 @@ class Costs:
         return min(self.seconds[slow]) / min(self.seconds[fast])
 
 
-PROCESSES, TURNS = 7, 21
+PROCESSES, TURNS = 5, 21
 
 
 def compare(alternatives: Callable[[Path], Mapping[str, Callable[[], Any]]], folder: Path, turns: int) -> Costs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 
+import numpy as np
 import pytest
 
 from benchmarks.throughput import decoding, memory, reading, resuming, timing, transform
@@ -22,6 +23,14 @@ def test_promises_are_kept(module, tmp_path):
         if not missed:
             return
     raise AssertionError(timing.table(missed))
+
+
+def test_growth_is_a_leak_not_a_jump():
+    seen = np.arange(0, 2000, 40)
+    noise = np.random.default_rng(0).integers(0, 3, len(seen)) * 4096
+    assert memory.growth(seen, 1000 * seen + noise) == pytest.approx(1000, rel=0.1), "a kilobyte per sample"
+    assert memory.growth(seen, np.where(seen < 1400, 0, 2 << 20)) == 0, "one more piece of heap"
+    assert memory.growth(seen, np.where(np.arange(len(seen)) % 10, 4096 * (np.arange(len(seen)) % 10), 0)) < 30, "up and down"
 
 
 def test_saved_results_are_those_of_the_measurements():
