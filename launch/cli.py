@@ -24,7 +24,7 @@ class Command(NamedTuple):
 COMMANDS: dict[str, Command] = {
     "quickstart": Command("launch.quickstart:main", "train, predict and score a toy model on this machine, in minutes"),
     "synth": Command("data_tools.synth:main", "write a synthetic video world with exact answers, times and masks"),
-    "film-prepare": Command("data_tools.film.command:main", "films with subtitles and questions: pooled pictures, key frames, text tables"),
+    "film prepare": Command("data_tools.film.command:main", "films with subtitles and questions: pooled pictures, key frames, text tables"),
     "pack": Command("data_tools.pack:main", "turn a dataset into checked tar shards"),
     "index": Command("data_tools.reindex:main", "make index and manifest of a folder of tars anew"),
     "validate": Command("data_tools.validate:main", "check packed data completely: structure, checksums, every frame and mask"),

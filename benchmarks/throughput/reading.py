@@ -73,8 +73,8 @@ def measure(folder: Path, quick: bool = False) -> list[Check]:
     return [
         Check("raw read / shuffled read by index", ratio("raw", "indexed"), 0.7),
         Check("wds.WebDataset without decoding, a member per frame / shuffled read by index", ratio("members", "indexed"), 4),
-        Check("raw read / shuffled read by index with checksums", ratio("raw", "verified")),
-        Check("wds.WebDataset, a member per frame / shuffled read by index with checksums", ratio("members", "verified")),
+        Check("raw read / shuffled read by index with checksums", ratio("raw", "verified"), 0.7),
+        Check("wds.WebDataset, a member per frame / shuffled read by index with checksums", ratio("members", "verified"), 4),
         Check("wds.WebDataset on our shards / shuffled read by index with checksums", ratio("bundles", "verified")),
         Check("checksum / JPEG decoding of the same bytes", checksum.ratio("crc32", "decode"), 0.03, at_least=False),
         Check(f"samples with all {clips.FRAMES} frames / with {len(FEW)} of them", ratio("whole", "few"), 1.5),

@@ -102,7 +102,7 @@ def _film(folder: Path, name: str, pooling: str, ledger: SkipLedger) -> Film:
 
 def _chunk_seconds(path: Path, ledger: SkipLedger) -> float:
     """True length of a chunk. Published chunks are cut at whole frames: a "second" of a film at 23.976 frames per second is 24 frames,
-    1.001 s, which adds up to 7 s in two hours; pauses and subtitles are in true time. ``film-prepare`` cuts by presentation time."""
+    1.001 s, which adds up to 7 s in two hours; pauses and subtitles are in true time. ``film prepare`` cuts by presentation time."""
     if not path.is_file():
         ledger.note("films without run_summary.json: chunks taken to last 1 s")
         return 1.0

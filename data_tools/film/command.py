@@ -1,4 +1,4 @@
-"""``unipixel film-prepare``: folders of films, subtitles and questions -> pooled pictures, key frames and text tables per film.
+"""``unipixel film prepare``: folders of films, subtitles and questions -> pooled pictures, key frames and text tables per film.
 
 Films are prepared side by side, one process each, and every file of a film is written by its own process. Finished methods of a film are
 kept when the command runs again. What cannot be used is printed, listed in ``skipped.jsonl``, and makes the exit code non-zero.
@@ -40,7 +40,7 @@ CHUNK_SECONDS, CHUNK_SIZE, QUALITY, WHISPER = 1.0, 3, 95, "base"
 
 @dataclass
 class FilmArguments:
-    """Settings of ``unipixel film-prepare``."""
+    """Settings of ``unipixel film prepare``."""
 
     videos: str = setting("", "folder of the films; a film is named like its file without suffix")
     out: str = setting("", "folder for the prepared films, e.g. data/out_preprocessed")
@@ -111,11 +111,11 @@ class FilmArguments:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """``unipixel film-prepare``: exit code 0, or ``EXIT_USER_ERROR`` with file and reason of everything that was wrong on stderr."""
+    """``unipixel film prepare``: exit code 0, or ``EXIT_USER_ERROR`` with file and reason of everything that was wrong on stderr."""
     try:
-        run(settings.parse((FilmArguments,), argv, prog="unipixel film-prepare")[0])
+        run(settings.parse((FilmArguments,), argv, prog="unipixel film prepare")[0])
     except UniPixelError as error:
-        print(f"unipixel film-prepare: {error}", file=sys.stderr)
+        print(f"unipixel film prepare: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     return 0
 
@@ -134,7 +134,7 @@ def run(args: FilmArguments) -> list[Outcome]:
         import_whisper()
     Path(args.out).mkdir(parents=True, exist_ok=True)
     outcomes = []
-    with tqdm(total=len(films), desc="film-prepare", unit="film") as progress:
+    with tqdm(total=len(films), desc="film prepare", unit="film") as progress:
         for outcome in _outcomes(films, args, ledger):
             outcomes.append(outcome)
             progress.update()

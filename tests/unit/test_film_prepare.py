@@ -1,4 +1,4 @@
-"""``unipixel film-prepare``: what it writes, what it keeps, and what it says when something is wrong."""
+"""``unipixel film prepare``: what it writes, what it keeps, and what it says when something is wrong."""
 
 from __future__ import annotations
 
