@@ -66,6 +66,7 @@ setup(
     package_data={
         "deepspeed_configs": ["*.json"],
         "data_tools": ["templates/*.j2", "preference/prompts/*.j2"],
+        "unipixel": ["data/prompts/*.j2"],
         "benchmarks": ["templates/*.j2", "published/*.yaml", "suites/*.yaml"],
         "launch": ["recipes/*.yaml", "configs/*.json", "*.sh", "slurm.sbatch"],
     },

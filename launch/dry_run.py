@@ -136,7 +136,7 @@ def activation_bytes(model: GroundedVLM, run: Run) -> tuple[float, str]:
     masks = mask_activation_bytes(model.sam2, clips, hidden_tokens=run.model.sam2_hidden_tokens, prompting=run.model.sam2_prompting,
                                   losses=run.masks)
     text, vision = model.config.text_config, model.config.vision_config
-    cells = -(-frames // TEMPORAL)
+    cells = -(-frames // TEMPORAL) if run.text.prompt == "plain" else frames + run.frames.key_frame
     visual = cells * run.frames.max_pixels // model.family.layout.token**2
     rows = videos * run.data.examples_per_medium * (visual + TEXT_TOKENS)
     patches = videos * visual * MERGE**2

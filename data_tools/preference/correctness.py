@@ -20,12 +20,12 @@ from data_tools.preference.textual import equivalent, words
 from unipixel.config import setting
 from unipixel.data.ledger import SkipLedger
 from unipixel.data.media import stable_rng
+from unipixel.data.template import FINAL_ANSWER, REASONING, two_lines
 from unipixel.errors import ConfigError, SampleError
 from unipixel.metrics.text import token_f1
 from unipixel.sample import Example, Sample
 
 NAME = "correctness"
-REASONING, ANSWER = "Reasoning:", "Final Answer:"
 HINT = "Yet something else that can be seen speaks for another conclusion."
 UNSEEN = "The scene refers to things that are not visible in these pictures, so the answer follows from what usually happens."
 PADDING = "This is the answer because everything in the pictures and in the words that are spoken leads to it and to nothing else."
@@ -80,10 +80,6 @@ def film_of(sample: Sample) -> str:
     return str(sample.medium.source.get("film") or sample.medium.medium_id)
 
 
-def two_lines(reasoning: str, answer: str) -> str:
-    return f"{REASONING} {reasoning}\n{ANSWER} {answer}" if reasoning else f"{ANSWER} {answer}"
-
-
 def make(media: Media, settings: CorrectnessSettings, ledger: SkipLedger, limit: int = 0) -> list[Question]:
     """One question with a preferred and an adversarial reply for every open question or question with options.
 
@@ -131,7 +127,7 @@ def _question(sample: Sample, example: Example, by_kind: dict[str, list[Answer]]
     origin = {"generator": NAME, "variant": variant, "seed": seed_of(settings.seed, sample.dataset, example.example_id)}
     preferred = two_lines(reasoning, gold)
     if variant in FORM:
-        text = f"{ANSWER} {gold}\n{REASONING} {reasoning}" if variant == "swapped" else two_lines(reasoning, f"{gold} {PADDING}")
+        text = f"{FINAL_ANSWER} {gold}\n{REASONING} {reasoning}" if variant == "swapped" else two_lines(reasoning, f"{gold} {PADDING}")
     else:
         drawn = _draw(sample, example, by_kind.get(question_kind(example), []), settings, rng)
         origin["distractor"] = {"medium": drawn.medium, "film": drawn.film, "example_id": drawn.example_id, "kind": drawn.kind}

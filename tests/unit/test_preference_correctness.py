@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from data_tools.preference import correctness
-from data_tools.preference.correctness import ANSWER, HINT, UNSEEN, CorrectnessSettings, question_kind
+from data_tools.preference.correctness import HINT, UNSEEN, CorrectnessSettings, question_kind
 from data_tools.preference.make import correctness_main
 from data_tools.preference.steps import Media
 from data_tools.preference.textual import equivalent, normal
 from tests.chat_server import write_videos
 from unipixel.data.ledger import SkipLedger
+from unipixel.data.template import FINAL_ANSWER as ANSWER
 from unipixel.errors import ConfigError
 from unipixel.metrics.text import token_f1
 from unipixel.sample import Example

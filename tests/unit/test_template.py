@@ -154,7 +154,7 @@ def test_prompt_ends_where_the_reply_begins():
 def test_settings_that_contradict_each_other():
     with pytest.raises(ConfigError, match="a letter means nothing without the list"):
         TemplateSettings(answer_style="letter", show_options=False)
-    with pytest.raises(ConfigError, match="must be 'letter' or 'text'"):
+    with pytest.raises(ConfigError, match="must be one of"):
         TemplateSettings(answer_style="number")
 
 

@@ -5,6 +5,7 @@ Runs in loader workers; no random state but the draw's own. What cannot be used 
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -13,11 +14,12 @@ import torch
 from torch import Tensor
 
 from unipixel.data import media, template
+from unipixel.data.choose import choose_frames
 from unipixel.data.layout import QWEN2_5_VL, VisualLayout
 from unipixel.data.positions import VisualBlock, mrope_positions, reference_temporal_indices, temporal_indices
 from unipixel.data.targets import mask_runs
 from unipixel.data.visual_prompts import VisualPrompts, visual_prompts
-from unipixel.errors import SampleError
+from unipixel.errors import ConfigError, SampleError
 from unipixel.sample import EMPTY, Medium, Sample
 
 
@@ -58,16 +60,20 @@ class EncodedMedium:
 
     Attributes:
         patches: (N, 1176) uint8 and ``grid`` (t, h, w) in patches, for the language model's vision tower.
+        separate: every frame is a picture of its own, with a visual block of its own in the dialogues.
         frames: (T, 3, S, S) uint8 for SAM 2; ``None`` when no mask is wanted.
         size: (H, W) in pixels of the stored frames, which the targets refer to.
+        shown: positions of the frames in the medium, in the order shown.
     """
 
     key: str
     dialogues: list[EncodedDialogue] = field(default_factory=list)
     patches: Tensor | None = None
     grid: tuple[int, int, int] | None = None
+    separate: bool = False
     frames: Tensor | None = None
     size: tuple[int, int] = (0, 0)
+    shown: tuple[int, ...] = ()
 
     @property
     def token_grid(self) -> tuple[int, int, int] | None:
@@ -137,6 +143,8 @@ class SampleEncoder:
         self.tokenizer, self.frame_settings, self.text, self.sam_size = tokenizer, frames, text, sam_size
         self.max_tokens, self.max_turns, self.max_objects = max_tokens, max_turns, max_objects
         self.seed, self.layout = seed, layout
+        if frames.prompt_tokens and text.prompt == "plain":
+            raise ConfigError(f"prompt_tokens={frames.prompt_tokens} limits the pictures of film prompts: prompt={text.prompt!r} has none")
         self.seg_id, self.ref_id, self.mem_id = tokenizer.convert_tokens_to_ids([template.SEG, template.REF, template.MEM])
 
     def __call__(self, sample: Sample, epoch: int = 0, with_masks: bool = True) -> EncodedMedium:
@@ -144,13 +152,15 @@ class SampleEncoder:
         rng = media.stable_rng(self.seed, sample.key, epoch)
         out = EncodedMedium(sample.key, size=(sample.medium.height, sample.medium.width))
         chosen = self.choose_frames(sample, rng)
+        out.shown = tuple(chosen)
         times = [sample.medium.frame_times[t] for t in chosen]
         if chosen:
             self.add_frames(out, sample, chosen, masks_wanted=with_masks and any(e.targets for e in sample.examples))
         kept = self.keep_objects(sample, rng)
         order = rng.permutation(len(sample.examples)) if self.max_turns > 1 else np.arange(len(sample.examples))
-        # labels of regions belong to one example: two of them in a dialogue would name different objects alike
-        per_dialogue = 1 if any(example.regions for example in sample.examples) else self.max_turns
+        # labels of regions belong to one example: two of them in a dialogue would name different objects alike; film prompts hold the pictures
+        alone = any(example.regions for example in sample.examples) or template.in_pictures(sample.medium, self.text)
+        per_dialogue = 1 if alone else self.max_turns
         for start in range(0, len(order), per_dialogue):
             turns = order[start:start + per_dialogue].tolist()
             wordings = [int(rng.integers(1 << 30)) if self.text.paraphrase else 0 for _ in turns]
@@ -167,6 +177,8 @@ class SampleEncoder:
 
     def chat_form(self, sample: Sample, chosen: list[int]) -> template.ChatForm:
         """What the backbone's chat format has of its own, for the given frames of a sample."""
+        if template.in_pictures(sample.medium, self.text) or not chosen:
+            return template.ChatForm(self.layout.system_prompt, placed=True)
         times = self.frame_times([sample.medium.frame_times[t] for t in chosen])
         spoken = spoken_times(times) if self.layout.timestamps and sample.medium.kind != "image" else None
         return template.ChatForm(self.layout.system_prompt, spoken)
@@ -189,31 +201,51 @@ class SampleEncoder:
         return visual_prompts(examples, sample.medium, chosen, medium.token_grid, self.sam_size)
 
     def choose_frames(self, sample: Sample, rng: np.random.Generator) -> list[int]:
-        """Positions of the frames to use. With random sampling, annotated frames are drawn before unannotated ones, and a frame gives way
-        to one that shows a region which none of them does."""
-        chosen = self.sample_frames(sample, rng)
-        regions = {region.oid for example in sample.examples for region in example.regions}
-        for oid in sorted(regions):
-            seen = sample.medium.objects[oid].track.visible
-            if not seen[chosen].any() and seen.any():
-                there = seen.nonzero()[0]
-                slot, frame = min(((i, t) for i in range(len(chosen)) for t in there), key=lambda pair: (abs(chosen[pair[0]] - pair[1]), pair))
-                chosen = sorted({*chosen[:slot], *chosen[slot + 1:], int(frame)})
-        return chosen
+        """Positions of the frames to show, in the order shown; see ``unipixel.data.choose``.
 
-    def sample_frames(self, sample: Sample, rng: np.random.Generator) -> list[int]:
-        settings, total = self.frame_settings, len(sample.frames)
-        if settings.frame_sampling == "uniform" or total <= settings.num_frames:
-            return media.sample_frames(total, settings.num_frames)
-        evidence = [sample.medium.objects[region.oid].track.visible for e in sample.examples for region in e.regions]
-        evidence += [sample.medium.objects[oid].track.annotated for e in sample.examples for target in e.targets for oid in target]
-        usable = np.logical_and.reduce(evidence) if evidence else np.ones(total, dtype=bool)
-        return media.sample_frames(total, settings.num_frames, rng, preferred=usable)
+        Raises:
+            SampleError: the words alone are more than ``prompt_tokens`` (``too_long``).
+        """
+        settings = self.frame_settings
+        if not template.in_pictures(sample.medium, self.text):
+            return sorted(choose_frames(sample, settings, rng))  # one video has one order of time
+        if not settings.prompt_tokens:
+            return choose_frames(sample, settings, rng)
+        state = rng.bit_generator.state
+
+        def chosen(count: int) -> list[int]:
+            rng.bit_generator.state = state
+            return choose_frames(sample, settings, rng, count)
+
+        def excess(count: int) -> int:
+            return self.prompt_length(sample, chosen(count)) - settings.prompt_tokens
+
+        most = settings.num_frames if settings.show_frames == "all" else 0
+        count = bisect.bisect_right(range(most + 1), 0, key=excess) - 1
+        while count > 0 and excess(count) > 0:  # more pictures have more words, but for what is said over two of them
+            count -= 1
+        if count < 0 or excess(count) > 0:
+            raise SampleError(f"{excess(0)} tokens more than prompt_tokens={settings.prompt_tokens} without any pooled picture", reason="too_long",
+                              key=sample.key)
+        return chosen(count)
+
+    def picture_tokens(self, medium: Medium) -> int:
+        """Visual tokens of one picture."""
+        height, width = media.llm_size(medium.height, medium.width, self.frame_settings, self.layout)
+        return height * width // self.layout.token**2
+
+    def prompt_length(self, sample: Sample, chosen: list[int]) -> int:
+        """Tokens of the longest question about a film, with its pictures, before the reply."""
+        form = self.chat_form(sample, chosen)
+        texts = [template.render_prompt(sample, self.text, i, chosen, form).text for i in range(len(sample.examples))]
+        words = max(map(len, self.tokenizer(texts, add_special_tokens=False)["input_ids"]))
+        return words + len(chosen) * (self.picture_tokens(sample.medium) - 1)  # each picture has one placeholder among the words
 
     def add_frames(self, out: EncodedMedium, sample: Sample, chosen: list[int], masks_wanted: bool) -> None:
         frames = media.decode_frames(sample.frames, chosen, (sample.medium.height, sample.medium.width), sample.key,
                                      self.frame_settings.video_decoder)
-        out.patches, out.grid = media.patchify(media.resize_for_llm(frames, self.frame_settings, self.layout), self.layout)
+        out.separate = template.in_pictures(sample.medium, self.text)
+        out.patches, out.grid = media.patchify(media.resize_for_llm(frames, self.frame_settings, self.layout), self.layout, separate=out.separate)
         if masks_wanted:
             out.frames = _pad_frames(media.resize_for_sam2(frames, self.sam_size), self.sam_frames(sample.medium))
 
@@ -228,20 +260,25 @@ class SampleEncoder:
             times: seconds of the frames in ``medium``.
             prompts: what the dialogue points at; nothing when not given.
         """
-        blocks = medium.grid[0] if self.layout.timestamps and medium.grid else 1
+        blocks = medium.grid[0] if medium.grid and self.in_cells(medium) else 1
         ids, supervised = tokenize(rendered, self.tokenizer, medium.visual_tokens, key, blocks)
         if len(ids) > self.max_tokens:
             raise SampleError(f"{len(ids)} tokens, max_tokens={self.max_tokens}", reason="too_long", key=key)
         visual = (ids == self.tokenizer.convert_tokens_to_ids(template.VIDEO_PAD)).nonzero().flatten()
-        blocks = self.visual_blocks(visual, medium.token_grid, times) if medium.grid else []
+        blocks = self.visual_blocks(visual, medium, times) if medium.grid else []
         positions = torch.cat([torch.arange(len(ids))[None], mrope_positions(len(ids), blocks)])
         seg = (ids == self.seg_id).nonzero().flatten()
         return EncodedDialogue(ids, supervised, positions, seg, torch.zeros(0, 0, dtype=torch.bool), key=key, visual=visual,
                                prompts=self.place_prompts(prompts or VisualPrompts(), ids, key))
 
-    def visual_blocks(self, visual: Tensor, grid: tuple[int, int, int], times: list[float]) -> list[VisualBlock]:
-        """Runs of visual tokens: one per medium with its times in the positions, or one per temporal cell behind its time in text."""
-        if self.layout.timestamps:
+    def in_cells(self, medium: EncodedMedium) -> bool:
+        """Whether every temporal cell has a visual block of its own: a picture, or a piece of video behind its time in text."""
+        return self.layout.timestamps or medium.separate
+
+    def visual_blocks(self, visual: Tensor, medium: EncodedMedium, times: list[float]) -> list[VisualBlock]:
+        """Runs of visual tokens: one per medium with its times in the positions, or one per temporal cell."""
+        grid = medium.token_grid
+        if self.in_cells(medium):
             return [VisualBlock(start, (1, *grid[1:]), [0]) for start in visual[:: grid[1] * grid[2]].tolist()]
         reference = self.frame_settings.reference_times
         return [VisualBlock(int(visual[0]), grid, reference_temporal_indices(grid[0]) if reference else temporal_indices(cell_times(times)))]

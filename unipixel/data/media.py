@@ -29,6 +29,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PATCH = QWEN2_5_VL.patch
 
 
+SAMPLINGS = ("random", "uniform", "near_ts", "all")
+SHOWN = ("all", "key_frame", "none")
 FORMATS = ("JPEG", "PNG")
 """What frames may be: no other decoder sees their bytes."""
 
@@ -38,7 +40,11 @@ class FrameSettings:
     """How many frames a clip gives, and the pixel budget of the language model."""
 
     num_frames: int = setting(8, "frames taken from a video (all of them when it has fewer)")
-    frame_sampling: str = setting("random", "random draws one frame per equal stretch (training), uniform spreads them from first to last")
+    frame_sampling: str = setting("random", "random draws one frame per equal stretch (training), uniform spreads them from first to last; of films "
+                                            "near_ts takes those nearest to the pause, all the first ones")
+    key_frame: bool = setting(False, "films: show the sharp picture of the pause after the others, beyond num_frames; false: leave it out")
+    show_frames: str = setting("all", "what an ablation leaves of the pictures: all, key_frame (or the one nearest to the pause), or none")
+    prompt_tokens: int = setting(0, "films: show fewer than num_frames pictures where the prompt would have more tokens than this; 0: no limit")
     min_pixels: int = setting(128 * 28 * 28, "least area of a frame for the language model, in pixels; sides become multiples of 28 (Qwen3-VL: 32)")
     max_pixels: int = setting(256 * 28 * 28, "largest area of a frame for the language model, in pixels")
     reference_times: bool = setting(False, "tell the language model that frames are half a second apart, whatever their times, as released UniPixel "
@@ -51,8 +57,11 @@ class FrameSettings:
             raise ConfigError(f"video_decoder={self.video_decoder!r} must be one of {DECODERS}")
         if self.video_decoder == "torchcodec" and importlib.util.find_spec("torchcodec") is None:
             raise ConfigError("video_decoder='torchcodec' is not installed: pip install torchcodec (and FFmpeg), or use pyav")
-        if self.frame_sampling not in ("random", "uniform"):
-            raise ConfigError(f"frame_sampling={self.frame_sampling!r} must be 'random' or 'uniform'")
+        for name, allowed in (("frame_sampling", SAMPLINGS), ("show_frames", SHOWN)):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name}={getattr(self, name)!r} must be one of {allowed}")
+        if self.prompt_tokens < 0:
+            raise ConfigError(f"prompt_tokens={self.prompt_tokens} must be 0 (no limit) or more")
         if self.num_frames < 1:
             raise ConfigError(f"num_frames={self.num_frames} must be at least 1")
         if not 0 < self.min_pixels <= self.max_pixels:
@@ -135,13 +144,16 @@ def resize_for_sam2(frames: Tensor, size: int) -> Tensor:
     return TF.resize(frames, [size, size], InterpolationMode.BILINEAR, antialias=True)
 
 
-def patchify(frames: Tensor, layout: VisualLayout = QWEN2_5_VL) -> tuple[Tensor, tuple[int, int, int]]:
+def patchify(frames: Tensor, layout: VisualLayout = QWEN2_5_VL, *, separate: bool = False) -> tuple[Tensor, tuple[int, int, int]]:
     """(T, 3, h, w) uint8 -> ((N, P) uint8 patches in Qwen's order, (t, h / patch, w / patch)); P is 1176 for patches of 14 pixels.
 
-    An odd number of frames is padded with a copy of the last one. Patches are ordered by temporal cell, then by 2 x 2 token, so that
+    ``separate``: every frame is a picture, that is, a temporal cell of itself and its copy; the vision tower attends within cells only.
+    Otherwise an odd number of frames is padded with a copy of the last one. Patches are ordered by temporal cell, then by 2 x 2 token, so that
     four consecutive rows merge into one token; inside a row the order is channel, frame of the cell, y, x.
     """
-    if len(frames) % TEMPORAL:
+    if separate:
+        frames = frames.repeat_interleave(TEMPORAL, dim=0)
+    elif len(frames) % TEMPORAL:
         frames = torch.cat([frames, frames[-1:]])
     patch = layout.patch
     t, gh, gw = len(frames) // TEMPORAL, frames.shape[-2] // patch, frames.shape[-1] // patch

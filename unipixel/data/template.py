@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 
 from unipixel.config import setting
+from unipixel.data import film_context
 from unipixel.errors import ConfigError, SampleError
 from unipixel.sample import Example, Medium, Region, Sample, Segment
 
@@ -18,6 +19,9 @@ SYSTEM = "You are a helpful assistant."
 TEMPORAL = 2
 """Frames of a temporal cell, which a region line counts in pairs."""
 VISION_START, VISION_END, VIDEO_PAD = "<|vision_start|>", "<|vision_end|>", "<|video_pad|>"
+PICTURE = VISION_START + VIDEO_PAD + VISION_END
+"""A visual block. Features take the place of its placeholder, so that the token there is the same for pictures and videos."""
+STYLES = ("letter", "text", "rationale")
 SEG, REF, MEM = "<|seg|>", "<|ref|>", "<|mem|>"
 SPECIAL_TOKENS = (REF, SEG, MEM)
 """Added to the tokenizer in this order, as released checkpoints have them."""
@@ -94,6 +98,7 @@ REQUESTS = {"query": REFER_REQUESTS, "sentence": SENTENCE_REQUESTS, "explanatory
 """Wordings of a referring example by its form."""
 REGIONS_VIDEO = "Here is a video with {frames} frames denoted as <1> to <{frames}>. The highlighted regions are as follows:\n"
 REGIONS_IMAGE = "Here is an image with the following highlighted regions:\n"
+REASONING, FINAL_ANSWER = "Reasoning:", "Final Answer:"
 REFER_REPLIES = ("The target is {seg}.", "The result is {seg}.", "Sure, the segmentation mask is {seg}.", "Sure, it is {seg}.", "{seg}.")
 
 
@@ -101,14 +106,24 @@ REFER_REPLIES = ("The target is {seg}.", "The result is {seg}.", "Sure, the segm
 class TemplateSettings:
     """Wording that changes what the model sees or says."""
 
-    answer_style: str = setting("letter", "what stands after 'Answer:' for a question with options: the option's letter or its text")
+    answer_style: str = setting("letter", "what stands after 'Answer:' for a question with options: the option's letter or its text; rationale: "
+                                          "replies of two lines, 'Reasoning:' and 'Final Answer:'")
     paraphrase: bool = setting(True, "draw request wordings (training); evaluation always uses the first one")
     show_options: bool = setting(True, "list the options in the prompt")
-    use_subtitles: bool = setting(False, "put the subtitles, with their times, before the question")
+    use_subtitles: bool = setting(False, "show the subtitles, with their times: before the question, or as the prompt places them")
+    prompt: str = setting("plain", "plain: the video, then the question; film_interleaved: every frame a picture with what is said meanwhile behind "
+                                   "it; film_classic: pictures, then lists of both")
+    key_frame_hint: bool = setting(True, "films: say when the viewer paused and which picture shows it, when the key frame is shown")
+    max_segments: int = setting(2048, "films: subtitle segments, silences included, shown at most: the first ones and the last")
+    align: str = setting("interval", "films: what stands beside a picture: interval, all that is said until the next one; seed, the one segment "
+                                     "nearest to its time (POVQA)")
 
     def __post_init__(self):
-        if self.answer_style not in ("letter", "text"):
-            raise ConfigError(f"answer_style={self.answer_style!r} must be 'letter' or 'text'")
+        for name, allowed in (("answer_style", STYLES), ("prompt", film_context.PROMPTS), ("align", film_context.ALIGNMENTS)):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name}={getattr(self, name)!r} must be one of {allowed}")
+        if self.max_segments < 2:
+            raise ConfigError(f"max_segments={self.max_segments} must be at least 2: the first and the last")
         if self.answer_style == "letter" and not self.show_options:
             raise ConfigError("answer_style='letter' needs show_options=true: a letter means nothing without the list")
 
@@ -120,15 +135,18 @@ class ChatForm:
     Attributes:
         system: whether it begins with a system turn.
         cell_times: seconds of each temporal cell, said in text before the cell's own visual block; ``None``: one block for the medium.
+        placed: the user's turn holds its visual blocks itself, or has none.
     """
 
     system: bool = True
     cell_times: tuple[float, ...] | None = None
+    placed: bool = False
 
     @property
     def visual(self) -> str:
-        block = VISION_START + VIDEO_PAD + VISION_END
-        return block if self.cell_times is None else "".join(f"<{t:.1f} seconds>{block}" for t in self.cell_times)
+        if self.placed:
+            return ""
+        return PICTURE if self.cell_times is None else "".join(f"<{t:.1f} seconds>{PICTURE}" for t in self.cell_times)
 
 
 @dataclass(frozen=True)
@@ -221,6 +239,17 @@ def show_regions(turns: Sequence[tuple[str, str]], example: Example, medium: Med
     return turns
 
 
+def in_pictures(medium: Medium, settings: TemplateSettings) -> bool:
+    """Whether every frame of a medium is a picture of its own that the user's turn places, instead of a part of one video."""
+    return settings.prompt != "plain" and medium.kind == "frames"
+
+
+def two_lines(reasoning: str, answer: str) -> str:
+    """POVQA's reply; without reasoning its line is left out."""
+    lines = [f"{REASONING} {' '.join(reasoning.split())}"] * bool(reasoning.strip())
+    return "\n".join([*lines, f"{FINAL_ANSWER} {' '.join(answer.split())}"])
+
+
 def question_text(example: Example, medium_kind: str, subtitles: Sequence, settings: TemplateSettings, wording: int = 0) -> str:
     """The user's turn, without the visual tokens."""
     medium = "image" if medium_kind == "image" else "video"
@@ -249,13 +278,17 @@ def reply_text(example: Example, settings: TemplateSettings, wording: int = 0) -
             return f"{answer.removesuffix('.')} {masks}."
         reply = REFER_REPLIES[wording % len(REFER_REPLIES)].format(seg=masks)
         return f"{reply} {answer}" if example.form == "explanatory" else reply
-    answer = letter(example.options.index(example.answer)) if example.options and settings.answer_style == "letter" else example.answer
-    parts = [f"Answer: {answer.strip().removesuffix('.')}."]
+    by_letter = example.options and settings.show_options and settings.answer_style != "text"
+    answer = letter(example.options.index(example.answer)) if by_letter else example.answer
+    in_lines = settings.answer_style == "rationale"
+    parts = [two_lines(example.rationale, answer) if in_lines else f"Answer: {answer.strip().removesuffix('.')}."]
+    if settings.prompt != "plain":  # which ask for words alone
+        return parts[0]
     if example.segments is not None:
         parts.append(f"Temporal Evidence: {format_segments(example.segments)}.")
     if masks:
         parts.append(f"Spatial Evidence: {masks}.")
-    return " ".join(parts)
+    return ("\n" if in_lines else " ").join(parts)
 
 
 def turns_of(example: Example, sample: Sample, settings: TemplateSettings, wording: int = 0,
@@ -271,6 +304,9 @@ def turns_of(example: Example, sample: Sample, settings: TemplateSettings, wordi
     else:
         turns = [("user", question_text(example, medium.kind, medium.subtitles, settings, wording)),
                  ("assistant", reply_text(example, settings, wording))]
+    if in_pictures(medium, settings):
+        frames = film_context.pooled_frames(medium) if frames is None else frames
+        return [("user", film_context.user_text(example, medium, frames, settings, PICTURE)), *turns[1:]]
     if not example.regions:
         return turns
     return show_regions(turns, example, medium, range(len(medium.frame_times)) if frames is None else frames)

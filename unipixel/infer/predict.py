@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from unipixel.errors import EXIT_USER_ERROR, ConfigError, SampleError, UniPixelE
 from unipixel.infer.generate import Reply, generate
 from unipixel.infer.predictions import Prediction, PredictionWriter, completed_ids
 from unipixel.infer.segment import segment_clip
+from unipixel.infer.settings import evaluation_settings, read_changes
 from unipixel.metrics import normalise_segments, parse_reply
 from unipixel.model.build import load_checkpoint
 from unipixel.model.checkpoint import read_config
@@ -40,7 +42,7 @@ REFERENCE_FRAMES = {"num_frames": 16, "reference_times": True}
 class PredictSettings:
     """What to predict, with what, and where to."""
 
-    checkpoint: str = setting("", "trained model folder; or an untrained base with --base true (its replies mean nothing)")
+    checkpoint: str = setting("", "folder of a trained model")
     backbone: str = setting("", "base model folder, when it is not where the checkpoint says")
     fourier_from: str = setting("", "full checkpoint with the random matrices of points and boxes, which adapter folders of the reference lack")
     shards: list[str] = setting([], "packed folders: predict every example with a question")
@@ -50,7 +52,8 @@ class PredictSettings:
     fps: float = setting(6.0, "frames per second taken from --video, and the rate of a folder of frames")
     out: str = setting("predictions.jsonl", "predictions as JSON Lines; a partial file beside it is continued")
     batch_size: int = setting(8, "prompts generated together")
-    num_frames: int = setting(0, "frames the language model sees, uniformly spread; 0: as in training")
+    num_frames: int = setting(0, "frames the language model sees; 0: as in training")
+    set: list[str] = setting([], "other settings of frames and prompt than in training, as name=value, e.g. show_frames=none")
     max_new_tokens: int = setting(512, "longest reply in tokens")
     limit: int = setting(0, "only the first N examples; 0: all")
     offload_memory: bool = setting(False, "keep SAM 2's memory of past frames on the host: slower, for hundreds of masks per video")
@@ -94,8 +97,8 @@ class Predictor:
 
     def encode_medium(self, sample: Sample) -> tuple[EncodedMedium, list[int]]:
         """(frames of a sample for the language model, their positions)."""
-        out = EncodedMedium(sample.key)
         chosen = self.encoder.choose_frames(sample, np.random.default_rng(0))
+        out = EncodedMedium(sample.key, shown=tuple(chosen))
         if chosen:
             self.encoder.add_frames(out, sample, chosen, masks_wanted=False)
         return out, chosen
@@ -129,7 +132,7 @@ class Predictor:
             sample = batch[indices[0]][0]
             masks = self.segment(sample, [replies[i] for i in indices])
             for i, tracks in zip(indices, masks):
-                results[i] = to_prediction(sample, batch[i][1], replies[i], tracks)
+                results[i] = to_prediction(sample, batch[i][1], replies[i], tracks, batch[i][2].shown)
         seconds = (time.perf_counter() - started) / len(batch)
         for i in range(len(batch)):
             yield _timed(results[i], seconds)
@@ -148,7 +151,7 @@ def _timed(prediction: Prediction, seconds: float) -> Prediction:
     return Prediction(**{**vars(prediction), "seconds": round(seconds, 4)})
 
 
-def to_prediction(sample: Sample, example: Example, reply: Reply, tracks: Sequence[Sequence]) -> Prediction:
+def to_prediction(sample: Sample, example: Example, reply: Reply, tracks: Sequence[Sequence], shown: tuple[int, ...] | None = None) -> Prediction:
     parsed = parse_reply(reply.text)
     segments, _ = normalise_segments(parsed.segments) if parsed.segments is not None else (None, None)
     medium = sample.medium
@@ -156,21 +159,20 @@ def to_prediction(sample: Sample, example: Example, reply: Reply, tracks: Sequen
     status = "no_reply" if not reply.text else "ok" if masks else "no_mask"
     return Prediction(example.example_id, medium.medium_id, status=status, reply=reply.text, answer=parsed.answer,
                       segments=None if segments is None else tuple(segments), size=(medium.height, medium.width) if masks else None,
-                      frame_times=medium.frame_times, masks=masks)
+                      frame_times=medium.frame_times, masks=masks, shown=shown)
 
 
 def load_predictor(checkpoint: str, *, backbone: str = "", fourier_from: str = "", num_frames: int = 0, max_new_tokens: int = 512,
-                   batch_size: int = 8, offload_memory: bool = False, device: str = "auto") -> Predictor:
-    """Model, frame budget and prompt form of a trained checkpoint.
+                   batch_size: int = 8, offload_memory: bool = False, device: str = "auto", context: Mapping[str, Any] | None = None) -> Predictor:
+    """Model, frame budget and prompt form of a trained checkpoint. ``context``: settings of frames and prompt that shall differ from training.
 
     One of the reference records neither: it gets the reference's, 16 frames at its fixed rate.
     """
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     stored = read_config(checkpoint).get("unipixel", {"frames": REFERENCE_FRAMES})
-    frames = {**stored.get("frames", {}), "frame_sampling": "uniform"} | ({"num_frames": num_frames} if num_frames else {})
-    text = template.TemplateSettings(**{**stored.get("template", {}), "paraphrase": False})
+    frames, text = evaluation_settings(stored, dict(context or {}) | ({"num_frames": num_frames} if num_frames else {}))
     model, tokenizer = load_checkpoint(checkpoint, backbone=backbone, fourier_from=fourier_from, device=device)
-    return Predictor(model, tokenizer, media.FrameSettings(**frames), text, max_new_tokens=max_new_tokens, batch_size=batch_size,
+    return Predictor(model, tokenizer, frames, text, max_new_tokens=max_new_tokens, batch_size=batch_size,
                      offload_memory=offload_memory)
 
 
@@ -202,7 +204,7 @@ def run(settings: PredictSettings) -> Path:
     done = completed_ids(out)
     predictor = load_predictor(settings.checkpoint, backbone=settings.backbone, fourier_from=settings.fourier_from, num_frames=settings.num_frames,
                                max_new_tokens=settings.max_new_tokens, batch_size=settings.batch_size,
-                               offload_memory=settings.offload_memory, device=settings.device)
+                               offload_memory=settings.offload_memory, device=settings.device, context=read_changes(settings.set))
     with PredictionWriter(out) as writer, tqdm(desc="predict", unit="example", initial=len(done)) as bar:
         for sample in questions(settings, done):
             for prediction in predictor.predict([sample]):

@@ -42,6 +42,7 @@ class Prediction:
         size: (H, W) of the masks in pixels; ``None`` without masks.
         frame_times: seconds of the frames that the mask positions count; empty when they count the frames of the medium.
         masks: one mapping per predicted mask track, frame position -> compressed COCO counts or ``""``.
+        shown: positions of the medium's frames that the language model saw, in their order; ``None`` when that is not known.
         seconds: time the model took.
         problems: what was wrong with the form of the reply; found on reading, not stored.
     """
@@ -57,6 +58,7 @@ class Prediction:
     masks: tuple[Mapping[int, Entry], ...] = ()
     error: str | None = None
     seconds: float = 0.0
+    shown: tuple[int, ...] | None = None
     problems: tuple[str, ...] = ()
 
     @property
@@ -79,6 +81,7 @@ def from_record(raw: Any) -> Prediction:
         raise DataError(f"a record must be a JSON object, not {type(raw).__name__}")
     if raw.get("schema") != SCHEMA:
         raise DataError(f"schema={raw.get('schema')!r}, expected {SCHEMA!r}")
+    raw = {"shown": None} | dict(raw)  # files of other programs, and older ones, do not have it
     unknown, absent = set(raw) - {"schema", *_FIELDS}, set(_FIELDS) - set(raw)
     if unknown or absent:
         hint = "".join(nearest(name, absent) for name in unknown)
@@ -96,6 +99,8 @@ def from_record(raw: Any) -> Prediction:
           "'ok', 'no_mask' or the slug of a failure")
     check("seconds", _is_time(raw["seconds"]), "a finite number, not negative")
     check("frame_times", isinstance(raw["frame_times"], list) and all(map(_is_time, raw["frame_times"])), "a list of seconds")
+    shown = raw["shown"]
+    check("shown", shown is None or (isinstance(shown, list) and all(isinstance(t, int) and t >= 0 for t in shown)), "null or a list of positions")
     segments = raw["segments"]
     check("segments", segments is None or (isinstance(segments, list) and all(
         isinstance(s, list) and len(s) == 2 and all(map(_is_number, s)) and s[0] <= s[1] for s in segments)),
@@ -114,6 +119,7 @@ def from_record(raw: Any) -> Prediction:
         segments=None if segments is None else tuple((float(start), float(end)) for start, end in segments),
         size=None if size is None else (size[0], size[1]), frame_times=tuple(map(float, raw["frame_times"])),
         masks=tuple({int(frame): entry for frame, entry in track.items()} for track in raw["masks"]),
+        shown=None if shown is None else tuple(shown),
         problems=() if raw["reply"] is None else parse_reply(raw["reply"]).problems)
 
 

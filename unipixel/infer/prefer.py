@@ -23,14 +23,13 @@ from tqdm import tqdm
 from unipixel.config import parse, setting
 from unipixel.data.collate import collate
 from unipixel.data.ledger import SkipLedger
-from unipixel.data.media import FrameSettings
 from unipixel.data.pair_groups import PairGroups
 from unipixel.data.pairs import PairEncoder, PairSettings
 from unipixel.data.shards import ShardDataset
 from unipixel.data.targets import batch_targets
-from unipixel.data.template import TemplateSettings
 from unipixel.errors import EXIT_USER_ERROR, ConfigError, DataError, UniPixelError
 from unipixel.infer.predictions import part_path
+from unipixel.infer.settings import evaluation_settings
 from unipixel.model.build import load_checkpoint
 from unipixel.model.checkpoint import read_config
 from unipixel.objectives.preference import mask_margins, reply_rows
@@ -79,8 +78,7 @@ def margins(checkpoint: str, settings: PreferSettings, groups: PairGroups, ledge
     """Of all pairs under one model. Pairs that cannot be used are listed."""
     device = ("cuda" if torch.cuda.is_available() else "cpu") if settings.device == "auto" else settings.device
     stored = read_config(checkpoint).get("unipixel", {})
-    frames = FrameSettings(**{**stored.get("frames", {}), "frame_sampling": "uniform"})
-    text = TemplateSettings(**{**stored.get("template", {}), "paraphrase": False})
+    frames, text = evaluation_settings(stored)
     model, tokenizer = load_checkpoint(checkpoint, backbone=settings.backbone, device=device)
     encoder = PairEncoder(tokenizer, frames, text, sam_size=model.sam2.image_size, layout=model.family.layout, pairs=PairSettings())
     found: dict[str, Margin] = {}
