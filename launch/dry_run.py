@@ -22,6 +22,7 @@ from unipixel.data.media import FrameSettings
 from unipixel.data.mixture import read_mixture, read_part
 from unipixel.data.plan import OrderPlan
 from unipixel.data.shards import ShardDataset
+from unipixel.data.template import TemplateSettings
 from unipixel.model.adapters import LoraSettings, TrainableReport, part_of
 from unipixel.model.build import ModelSettings
 from unipixel.model.grounded import GroundedVLM
@@ -65,6 +66,7 @@ class Run:
     lora: LoraSettings
     data: DataSettings
     frames: FrameSettings
+    text: TemplateSettings
     masks: MaskLossSettings
     run: RunSettings
     args: _Arguments
@@ -76,7 +78,7 @@ def read_settings(argv: Sequence[str], gpus: int) -> Run:
     parsed = dict(zip(SETTINGS, parse([lenient.get(cls, cls) for cls in SETTINGS], argv, prog="unipixel train sft"), strict=True))
     args = parsed[SFTArguments]
     args.gpus = gpus
-    return Run(*(parsed[cls] for cls in (ModelSettings, LoraSettings, DataSettings, FrameSettings, MaskLossSettings, RunSettings)), args)
+    return Run(*(parsed[cls] for cls in (ModelSettings, LoraSettings, DataSettings, FrameSettings, TemplateSettings, MaskLossSettings, RunSettings)), args)
 
 
 def dry_run(argv: Sequence[str], *, gpus: int) -> int:
