@@ -78,7 +78,8 @@ def read_settings(argv: Sequence[str], gpus: int) -> Run:
     parsed = dict(zip(SETTINGS, parse([lenient.get(cls, cls) for cls in SETTINGS], argv, prog="unipixel train sft"), strict=True))
     args = parsed[SFTArguments]
     args.gpus = gpus
-    return Run(*(parsed[cls] for cls in (ModelSettings, LoraSettings, DataSettings, FrameSettings, TemplateSettings, MaskLossSettings, RunSettings)), args)
+    kinds = (ModelSettings, LoraSettings, DataSettings, FrameSettings, TemplateSettings, MaskLossSettings, RunSettings)
+    return Run(*(parsed[cls] for cls in kinds), args)
 
 
 def dry_run(argv: Sequence[str], *, gpus: int) -> int:
