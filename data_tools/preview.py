@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import dataclasses
 import io
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +19,9 @@ import jinja2
 import numpy as np
 from PIL import Image
 
+from unipixel.config import read_recipe
+from unipixel.data import choose, template
+from unipixel.data.media import FrameSettings, stable_rng
 from unipixel.data.shards import ShardDataset
 from unipixel.errors import EXIT_USER_ERROR, ConfigError, SampleError, UniPixelError
 from unipixel.sample import Example, PreferencePair, Sample, SceneObject, Segment
@@ -139,10 +143,30 @@ def pair_view(pair: PreferencePair) -> dict[str, str]:
     return {"pair_id": pair.pair_id, "chosen": pair.chosen, "rejected": pair.rejected, "failure_mode": pair.failure_mode, "evidence": evidence}
 
 
-def sample_view(sample: Sample, row: int, count_tokens: Callable[[str], int] | None) -> dict[str, Any]:
-    """Everything the page shows about the (only) example of ``sample``."""
-    from unipixel.data.template import render
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How a training run shows a sample."""
 
+    frames: FrameSettings = FrameSettings()
+    text: template.TemplateSettings = template.TemplateSettings(paraphrase=False)
+
+    @classmethod
+    def of_recipe(cls, path: str) -> Reading:
+        """The recipe's own settings; of paraphrases the first wording."""
+        recipe = read_recipe(path)
+        kinds = FrameSettings, template.TemplateSettings
+        frames, text = ({f.name: recipe[f.name] for f in dataclasses.fields(kind) if f.name in recipe} for kind in kinds)
+        return cls(FrameSettings(**frames), template.TemplateSettings(**text | {"paraphrase": False}))
+
+    def render(self, sample: Sample) -> template.Rendered:
+        if not template.in_pictures(sample.medium, self.text):
+            return template.render(sample, self.text)
+        frames = choose.choose_frames(sample, self.frames, stable_rng("preview", sample.key))
+        return template.render(sample, self.text, frames=frames, form=template.ChatForm(placed=True))
+
+
+def sample_view(sample: Sample, row: int, count_tokens: Callable[[str], int] | None, reading: Reading = Reading()) -> dict[str, Any]:
+    """Everything the page shows about the (only) example of ``sample``."""
     medium, example = sample.medium, sample.examples[0]
     objects = shown_objects(example, sample)
     targets = [" + ".join(f"{oid}: {medium.objects[oid].expression}" for oid in target) or "nothing (empty mask)" for target in example.targets]
@@ -150,7 +174,7 @@ def sample_view(sample: Sample, row: int, count_tokens: Callable[[str], int] | N
              ("targets", "; ".join(targets)), ("type", example.question_type), ("rationale", example.rationale)]
     facts += [(turn.role, turn.text) for turn in example.turns]
     facts += [("subtitle" if i == 0 else "", f"{s.start_s:.2f} - {s.end_s:.2f} s  {s.text}") for i, s in enumerate(medium.subtitles)]
-    spans = render(sample).spans
+    spans = reading.render(sample).spans
     tokens = ""
     if count_tokens:
         counts = [(count_tokens(text), supervised) for text, supervised in spans]
@@ -166,18 +190,18 @@ def sample_view(sample: Sample, row: int, count_tokens: Callable[[str], int] | N
     }
 
 
-def build_page(data: ShardDataset, limit: int, count_tokens: Callable[[str], int] | None = None) -> str:
+def build_page(data: ShardDataset, limit: int, count_tokens: Callable[[str], int] | None = None, reading: Reading = Reading()) -> str:
     """HTML of up to ``limit`` examples, evenly spaced over the dataset."""
     views = []
     for row in np.unique(np.linspace(0, len(data) - 1, min(limit, len(data))).round().astype(int)).tolist():
         try:
-            views.append(sample_view(data.sample(row), row, count_tokens))
+            views.append(sample_view(data.sample(row), row, count_tokens, reading))
         except SampleError as error:
             views.append({"row": row, "title": data.rows["example_id"][row].as_py(), "error": f"{error.reason}: {error}"})
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     title = "Preview of " + ", ".join(f"{m['name']}/{m['split']}" for m in data.manifests)
-    return template.render(title=title, manifests=data.manifests, samples=views, total=len(data))
+    return page.render(title=title, manifests=data.manifests, samples=views, total=len(data))
 
 
 def token_counter(folder: str) -> Callable[[str], int]:
@@ -198,7 +222,8 @@ def preview(args: argparse.Namespace) -> None:
     """
     if args.limit < 1:
         raise ConfigError(f"--limit={args.limit} must be at least 1")
-    page = build_page(ShardDataset(args.shards), args.limit, token_counter(args.tokenizer) if args.tokenizer else None)
+    page = build_page(ShardDataset(args.shards), args.limit, token_counter(args.tokenizer) if args.tokenizer else None,
+                      Reading.of_recipe(args.recipe) if args.recipe else Reading())
     Path(args.out).write_text(page, encoding="utf-8")
     print(f"wrote {args.out} ({len(page) / 1e6:.1f} MB)")
 
@@ -210,6 +235,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", default="preview.html", help="page to write (default: %(default)s)")
     parser.add_argument("--limit", type=int, default=12, help="how many examples to show (default: %(default)s)")
     parser.add_argument("--tokenizer", metavar="DIR", help="count tokens with the tokenizer in this folder")
+    parser.add_argument("--recipe", metavar="FILE", help="show the dialogue as a run with this recipe has it (default: plain, by letter)")
     try:
         preview(parser.parse_args(argv))
     except UniPixelError as error:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.packing import jpeg
+from tests.film_scenes import ASKED, SIZE, scene
 from tests.tiny_run import tiny_parts
 from unipixel.data import film_context, template
 from unipixel.data.choose import choose_frames
@@ -24,20 +24,9 @@ from unipixel.infer.predict import Predictor
 from unipixel.infer.predictions import from_record, to_record
 from unipixel.infer.settings import evaluation_settings, read_changes
 from unipixel.model.grounded import GroundedVLM
-from unipixel.sample import Example, MaskTrack, Medium, PreferencePair, Sample, SceneObject, Subtitle
+from unipixel.sample import Example, MaskTrack, PreferencePair, SceneObject, Subtitle
 
-SIZE = 56
-SAID = (Subtitle(1.0, 3.5, "Give me the key."), Subtitle(3.0, 4.0, "Never!"), Subtitle(7.2, 7.9, "So be it."))
-ASKED = Example("q", "evidence", "What does he want?", answer="The key to the tower.", rationale="Picture #2 shows his hand.\nHe asks for it.")
 FILM = TemplateSettings(prompt="film_interleaved", answer_style="rationale", use_subtitles=True, paraphrase=False)
-
-
-def scene(seconds: int = 8, key_at: float | None = 5.001, start: float = 100.0, examples=(ASKED,), said=SAID) -> Sample:
-    """A picture per second, and one of the pause between them."""
-    times = sorted([*map(float, range(seconds)), *([] if key_at is None else [key_at])])
-    source = {"film": "tower", "window_s": [start, start + seconds], "paused_s": 5.0} | ({} if key_at is None else {"key_frame": times.index(key_at)})
-    medium = Medium("tower_0", "frames", SIZE, SIZE, tuple(times), float(seconds), subtitles=said, source=source)
-    return Sample("tower_0", medium, tuple(examples), [jpeg(n, (SIZE, SIZE)) for n in range(len(times))])
 
 
 def frames(**changes) -> FrameSettings:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from data_tools import preview
+from tests.film_scenes import scene as film_scene
 from unipixel.data.shards import ShardDataset, ShardWriter
 from unipixel.data.template import render
 from unipixel.errors import EXIT_USER_ERROR
@@ -84,6 +85,20 @@ def test_supervised_text_is_what_the_template_supervises(packed):
     expected = [text for text, supervised in render(data.sample(0)).spans if supervised]
     shown = re.findall(r'<span class="supervised">(.*?)</span>', page.split('class="dialogue', 1)[1], re.DOTALL)
     assert expected and [t.replace("&lt;", "<").replace("&gt;", ">") for t in shown] == expected
+
+
+def test_the_dialogue_is_that_of_a_recipe(tmp_path):
+    scene = film_scene()
+    with ShardWriter(tmp_path / "film", dataset="films", split="train") as writer:
+        writer.write(scene.medium, scene.examples, scene.frames)
+    recipe = tmp_path / "film.yaml"
+    recipe.write_text("prompt: film_interleaved\nanswer_style: rationale\nuse_subtitles: true\nnum_frames: 3\nframe_sampling: uniform\n"
+                      "key_frame: true\nlearning_rate: 1.0e-4\n")
+    assert preview.main([str(tmp_path / "film"), "--recipe", str(recipe), "--out", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("&lt;|video_pad|&gt;") == 4 and "picture #4 shows that moment" in page and "Final Answer: The key" in page
+    recipe.write_text("prompt: poem\n")
+    assert preview.main([str(tmp_path / "film"), "--recipe", str(recipe)]) == EXIT_USER_ERROR
 
 
 def test_frames_are_spread_and_prefer_visible_ones():
