@@ -16,7 +16,7 @@ from unipixel.data.choose import choose_frames
 from unipixel.data.collate import collate
 from unipixel.data.encode import SampleEncoder
 from unipixel.data.film_context import NO_SPEECH, cards, seed_beside, segments_of
-from unipixel.data.media import FrameSettings
+from unipixel.data.media import FrameSettings, patchify
 from unipixel.data.pairs import PairEncoder, PairSettings
 from unipixel.data.template import TemplateSettings
 from unipixel.errors import ConfigError, SampleError
@@ -247,6 +247,29 @@ def test_pictures_give_way_to_the_token_budget(make):
         make(num_frames=8, prompt_tokens=50)(scene())
     with pytest.raises(ConfigError, match="prompt_tokens=9 limits"):
         make(TemplateSettings(), prompt_tokens=9)
+
+
+def test_the_budget_holds_whatever_is_said(make):
+    """Long words over the border of two pictures stand beside both, so that more pictures can have fewer words."""
+    random = np.random.default_rng(5)
+    kept = []
+    for _ in range(3):
+        starts = np.sort(random.uniform(0, 7, 3))
+        told = scene(said=tuple(Subtitle(float(s), float(s + random.uniform(0.2, 1.0)), "word " * int(random.integers(5, 60))) for s in starts))
+        free = make(num_frames=8)
+        lengths = [free.prompt_length(told, choose_frames(told, free.frame_settings, rng(), count)) for count in range(9)]
+        for budget in range(lengths[0], max(lengths), 40):
+            shown = make(num_frames=8, prompt_tokens=budget).choose_frames(told, rng())
+            assert free.prompt_length(told, shown) <= budget
+            kept.append(len(shown) - 1 - max(count for count in range(9) if lengths[count] <= budget))
+    assert min(kept) >= -3 and np.mean(kept) > -0.5, "close to the most that fit"
+
+
+def test_pictures_are_cells_of_their_own():
+    pixels = torch.randint(0, 255, (3, 3, 28, 56), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    patches, grid = patchify(pixels, separate=True)
+    alone = [patchify(frame[None]) for frame in pixels]
+    assert grid == (3, 2, 4) and all(g == (1, 2, 4) for _, g in alone) and patches.equal(torch.cat([p for p, _ in alone]))
 
 
 def test_a_video_keeps_the_order_of_time(make):

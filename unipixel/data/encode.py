@@ -221,10 +221,9 @@ class SampleEncoder:
             return self.prompt_length(sample, chosen(count)) - settings.prompt_tokens
 
         most = settings.num_frames if settings.show_frames == "all" else 0
+        # more pictures have more words, but for what is said over two of them: the count found fits and may miss the largest one by a few
         count = bisect.bisect_right(range(most + 1), 0, key=excess) - 1
-        while count > 0 and excess(count) > 0:  # more pictures have more words, but for what is said over two of them
-            count -= 1
-        if count < 0 or excess(count) > 0:
+        if count < 0:
             raise SampleError(f"{excess(0)} tokens more than prompt_tokens={settings.prompt_tokens} without any pooled picture", reason="too_long",
                               key=sample.key)
         return chosen(count)
