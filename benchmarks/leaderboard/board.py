@@ -6,7 +6,7 @@ A board holds data only; how it looks is ``render``. Marks go to the best and th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from benchmarks.leaderboard.compare import MetricDifference, compare, pairable
@@ -155,17 +155,19 @@ def _note(result: Mapping[str, Any]) -> str:
     return f"{missing} of {result['n']} predictions missing, counted as wrong" if missing else ""
 
 
+def mark_best(cells: Sequence[Cell]) -> list[Cell]:
+    """The same cells, best and second marked by displayed value; ties share a mark, a single cell gets none."""
+    shown = sorted({float(cell.text) for cell in cells if cell.value is not None}, reverse=True)
+    ranks = [shown.index(float(cell.text)) if cell.value is not None and len(cells) > 1 else 2 for cell in cells]
+    return [replace(cell, mark=("best", "second", "")[min(rank, 2)]) for cell, rank in zip(cells, ranks)]
+
+
 def _marked(rows: Sequence[Row], columns: Sequence[str], units: Mapping[str, str]) -> list[Row]:
-    """Best and second of each column, by displayed value; a single row gets no mark."""
+    """Best and second of each column."""
     marked = [dict(row.cells) for row in rows]
-    for name in columns:
-        shown = sorted({float(row.cells[name].text) for row in rows if row.cells[name].value is not None}, reverse=True)
-        if len(rows) < 2 or units[name] not in MARKED_UNITS:
-            continue
-        for cells in marked:
-            cell = cells[name]
-            rank = shown.index(float(cell.text)) if cell.value is not None else len(shown)
-            cells[name] = Cell(cell.value, cell.text, cell.interval, cell.n, ("best", "second", "")[min(rank, 2)], cell.bounds)
+    for name in (column for column in columns if units[column] in MARKED_UNITS):
+        for cells, cell in zip(marked, mark_best([row.cells[name] for row in rows])):
+            cells[name] = cell
     return [Row(row.name, cells, row.note) for row, cells in zip(rows, marked)]
 
 

@@ -22,7 +22,8 @@ TEMPLATE = Path(__file__).parents[1] / "templates" / "leaderboard.html.j2"
 NOT_MIXED = "Published elsewhere, for reference: other prompts, frames or hardware; not measured here and not ranked with the rows above."
 CSV_FIELDS = ("benchmark", "split", "protocol", "truth", "kind", "system", "metric", "unit", "value", "ci95_low", "ci95_high", "n", "source", "note")
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-          "|": r"\textbar{}", "—": "---", "–": "--", **{char: "\\" + char for char in "&%$#_{}"}}
+          "|": r"\textbar{}", "—": "---", "–": "--", "→": r"$\rightarrow$", "Δ": r"$\Delta$", "†": r"\textdagger{}",
+          **{char: "\\" + char for char in "&%$#_{}"}}
 _MARKDOWN = {"<": "&lt;", **{char: "\\" + char for char in "\\`*_[]|#~"}}
 
 
@@ -71,38 +72,40 @@ def _table(rows: Sequence[Row], columns: Sequence[str], first: str, style: str, 
     return tabulate(body, [first, *map(escape, columns)], style, disable_numparse=True, colalign=("left", *["right"] * len(columns)))
 
 
-def markdown(boards: Sequence[Board], style: Style) -> str:
-    def cell(value: Cell) -> str:
-        text = {"best": f"**{value.text}**", "second": f"<u>{value.text}</u>"}.get(value.mark, value.text)
-        return f"{text} ({value.interval})" if value.interval else text
+def markdown_cell(value: Cell) -> str:
+    text = {"best": f"**{value.text}**", "second": f"<u>{value.text}</u>"}.get(value.mark, value.text)
+    return f"{text} ({value.interval})" if value.interval else text
 
+
+def latex_cell(value: Cell) -> str:
+    text = latex_escape(value.text)
+    text = {"best": rf"\textbf{{{text}}}", "second": rf"\underline{{{text}}}"}.get(value.mark, text)
+    return text + (rf" {{\scriptsize({latex_escape(value.interval)})}}" if value.interval else "")
+
+
+def markdown(boards: Sequence[Board], style: Style) -> str:
     def plain(rows: Sequence[Sequence[str]], heads: Sequence[str]) -> str:
         return tabulate([[markdown_escape(text) for text in row] for row in rows], heads, "github", disable_numparse=True)
 
     parts = ["# Leaderboard", f"{percent_note(style)}; in brackets the 95 % interval over examples. **Best**, <u>second</u>."]
     for board in boards:
         parts += [f"## {markdown_escape(board.title)}",
-                  _table(board.rows + board.baselines, board.metrics, "system", "github", markdown_escape, cell)]
+                  _table(board.rows + board.baselines, board.metrics, "system", "github", markdown_escape, markdown_cell)]
         if board.differences:
             parts += [f"Paired differences to {markdown_escape(board.baseline)}:", plain(difference_rows(board, style), DIFFERENCE_HEADS)]
         if board.published:
             parts.append(NOT_MIXED)
         for source, rows in board.published:
-            parts += [markdown_escape(_source(source)), _table(rows, board.metrics, "published", "github", markdown_escape, cell)]
+            parts += [markdown_escape(_source(source)), _table(rows, board.metrics, "published", "github", markdown_escape, markdown_cell)]
         parts += [f"Truth `{board.truth_id}`; protocol: {markdown_escape(_protocol(board))}", plain(card_rows(board), CARD_HEADS)]
     return "\n\n".join(parts) + "\n"
 
 
 def latex(boards: Sequence[Board], style: Style) -> str:
-    def cell(value: Cell) -> str:
-        text = latex_escape(value.text)
-        text = {"best": rf"\textbf{{{text}}}", "second": rf"\underline{{{text}}}"}.get(value.mark, text)
-        return text + (rf" {{\scriptsize({latex_escape(value.interval)})}}" if value.interval else "")
-
     parts = [f"% {percent_note(style)}; best bold, second underlined, 95 % intervals in brackets."]
     for board in boards:
-        tables = [_table(board.rows + board.baselines, board.metrics, "system", "latex_raw", latex_escape, cell)]
-        tables += [_table(rows, board.metrics, f"published: {latex_escape(source.source)}", "latex_raw", latex_escape, cell)
+        tables = [_table(board.rows + board.baselines, board.metrics, "system", "latex_raw", latex_escape, latex_cell)]
+        tables += [_table(rows, board.metrics, f"published: {latex_escape(source.source)}", "latex_raw", latex_escape, latex_cell)
                    for source, rows in board.published]
         for number, table in enumerate(tables):
             caption = latex_escape(board.title) if not number else f"{latex_escape(board.title)}: {latex_escape(NOT_MIXED)}"
@@ -139,13 +142,18 @@ def _csv_rows(boards: Sequence[Board]) -> Iterator[tuple[Any, ...]]:
                 yield (*where, kind, row.name, name, board.units[name], cell.value, low, high, cell.n or None, source, row.note)
 
 
+def csv_safe(value: Any) -> Any:
+    """A text that a spreadsheet would take for a formula gets a leading apostrophe; everything else stays."""
+    return "'" + value if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value
+
+
 def csv_text(boards: Sequence[Board]) -> str:
-    """One line per system and metric; values unrounded. A text that a spreadsheet would take for a formula gets a leading apostrophe."""
+    """One line per system and metric; values unrounded."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_FIELDS)
     for row in _csv_rows(boards):
-        writer.writerow(["'" + value if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value for value in row])
+        writer.writerow(map(csv_safe, row))
     return out.getvalue()
 
 
