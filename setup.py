@@ -48,6 +48,7 @@ EXTRAS = {
     "remote": ["aiohttp>=3.10", "s3fs>=2025.3", "gcsfs>=2025.3"],  # shards over HTTP, S3, GCS
     "transcribe": ["faster-whisper>=1.1"],  # subtitles for films that have none
     "judge": ["openai>=1.60"],
+    "embed": ["sentence-transformers>=3.0"],  # agreement of answers in meaning
     "dev": ["opencv-python-headless>=4.10", "pytest>=8.3", "pytest-xdist>=3.6", "aiohttp>=3.10", "ruff>=0.9",
             "openai>=1.60", "fastapi>=0.110", "uvicorn>=0.29"],  # the last three: a server of transformers as a test's judge
 }

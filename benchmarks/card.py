@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,10 +31,10 @@ def score_card(protocol: Protocol, *, predictions: Mapping[str, Any], truth: Map
             "judge": judge and dict(judge), "run": run and dict(run), "code": code_hash(), "versions": versions()}
 
 
-def versions() -> dict[str, str | None]:
+def versions(libraries: Sequence[str] = LIBRARIES) -> dict[str, str | None]:
     """Installed versions; ``None`` for what is not installed as a package."""
     found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in LIBRARIES:
+    for name in libraries:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -10,7 +10,9 @@ usage: [METHODS=(NAME …)] run_dpo.sh [--print] [-- FLAGS]
   FLAGS      flags of `unipixel train dpo`; they win over everything before
 
 METHODS      pooling methods, default: blend_blur_with_last_frame weighted_average weighted_average_exponential weighted_average_ramp
-PAIRS        folder with a packed folder of pairs per method, default: shards/dpo
+PAIRS        folder with a packed folder of pairs per method, default: shards/dpo; what is missing is made from TRAIN: right answers against
+             answers to other training questions
+TRAIN        folder with packed questions per method, default: shards/reasonvqa_train
 SFT_MODELS   folder with a supervised model per method, default: models/sft-qwen7b-interleaved-16f
 DPO_MODELS   gets a model per method, default: models/dpo-qwen7b-interleaved-16f
 CONFIG       recipe, default: dpo_povqa
@@ -20,45 +22,20 @@ the script with its exit code, before the methods behind it.
 END
 }
 
-refuse() {
-    printf 'run_dpo.sh: %s\n\n' "$1" >&2
-    usage >&2
-    exit 2
-}
-
-print=${DRY:-}
-while (($#)); do
-    case $1 in
-        --print) print=1 ;;
-        -h | --help) usage; exit 0 ;;
-        --) shift; break ;;
-        *) refuse "unknown argument $1; flags of the training go after --" ;;
-    esac
-    shift
-done
-
-# In front of a command bash hands an array over as the text "(a b)".
-given=${METHODS:-blend_blur_with_last_frame weighted_average weighted_average_exponential weighted_average_ramp}
-given=${given#\(} given=${given%\)}
-read -ra methods <<<"$given"
-((${#methods[@]})) || refuse "METHODS is empty"
-pairs=${PAIRS:-shards/dpo} sft=${SFT_MODELS:-models/sft-qwen7b-interleaved-16f} dpo=${DPO_MODELS:-models/dpo-qwen7b-interleaved-16f}
-
-if [[ -z $print ]]; then
-    for method in "${methods[@]}"; do # all of them before the first one trains for hours
-        [[ -d $pairs/$method ]] || refuse "no pairs of the method $method: $pairs/$method is not a folder (PAIRS, METHODS)"
-        [[ -d $sft/$method ]] || refuse "no supervised model of the method $method: $sft/$method is not a folder (SFT_MODELS, METHODS)"
-    done
-fi
+source "$(dirname "${BASH_SOURCE[0]}")/film_runs.sh"
+read_arguments "$@"
+pairs=${PAIRS:-shards/dpo} missing=()
+need "$sft_models" "supervised model" "SFT_MODELS, METHODS"
 for method in "${methods[@]}"; do
-    command=(unipixel train dpo --config "${CONFIG:-dpo_povqa}" --shards "$pairs/$method" --init_from "$sft/$method" --output_dir "$dpo/$method" "$@")
-    if [[ -n $print ]]; then
-        printf '%q ' "${command[@]}"
-        echo
-    elif [[ -f $dpo/$method/adapter_model.safetensors ]]; then
-        echo "$method: $dpo/$method is complete"
-    else
-        echo "$method"
-        "${command[@]}"
+    if [[ ! -f $pairs/$method/dataset.json ]]; then
+        [[ -n $print || -d $train/$method ]] ||
+            refuse "no pairs of the method $method: $pairs/$method is no packed folder, nor is $train/$method to make them of (PAIRS, TRAIN, METHODS)"
+        missing+=("$method")
     fi
 done
+for method in "${missing[@]}"; do
+    run unipixel pairs make correctness --shards "$train/$method" --out "$pairs/$method.questions.jsonl"
+    run unipixel pairs filter --questions "$pairs/$method.questions.jsonl" --shards "$train/$method" --out "$pairs/$method"
+done
+train_each "$dpo_models" unipixel train dpo --config "${CONFIG:-dpo_povqa}" --shards "$pairs/{}" --init_from "$sft_models/{}" \
+    --output_dir "$dpo_models/{}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.protocol import Protocol
@@ -44,12 +45,37 @@ def parse_two_lines(text: str) -> tuple[str | None, str | None]:
     return parts["reasoning"] or None, answer[0].strip() if answer else None
 
 
-def _said(prediction: Prediction, compat: str) -> tuple[str | None, str, list[str]]:
-    """(reasoning, answer, problems) of a prediction that was made."""
+@dataclass(frozen=True)
+class TwoLines:
+    """What a reply says: ``answer`` is compared with the truth, ``problems`` are labels that are missing."""
+
+    reasoning: str | None
+    answer: str
+    problems: tuple[str, ...] = ()
+
+
+def read_reply(prediction: Prediction, compat: str = "none") -> TwoLines:
+    """The two lines of a prediction that was made."""
     reasoning, answer = parse_two_lines(prediction.reply or "")
-    problems = [NO_FINAL_ANSWER] * (answer is None) + [NO_REASONING] * (reasoning is None)
+    problems = (NO_FINAL_ANSWER,) * (answer is None) + (NO_REASONING,) * (reasoning is None)
     answer = (prediction.answer or prediction.reply or "") if answer is None else answer
-    return reasoning, " ".join(re.sub(r"[^\w\s]", "", answer).split()[:CUT_WORDS]) if compat == "seed" else answer, problems
+    return TwoLines(reasoning, cut(answer) if compat == "seed" else answer, problems)
+
+
+def cut(answer: str) -> str:
+    """The first six words without punctuation, which is all that the published script compares."""
+    return " ".join(re.sub(r"[^\w\s]", "", answer).split()[:CUT_WORDS])
+
+
+def text_scores(said: str, true: str) -> dict[str, float]:
+    """Agreement of an answer with the true one, by row field."""
+    return {name: measure(said, true) for name, measure in (
+        ("em", exact_match), ("f1", token_f1), ("bleu1", bleu1), ("bleu4", bleu4), ("rouge_l", rouge_l))}
+
+
+def question_truths(sample: Sample) -> list[GroundTruth]:
+    """Truths that keep the question and the true rationale."""
+    return [truth_of(e, sample.medium, facts={"question": e.question, "rationale": e.rationale}) for e in sample.examples]
 
 
 class ReasonVQA(Task):
@@ -67,14 +93,15 @@ class ReasonVQA(Task):
         return [example for example in sample.examples if example.task == "evidence" and not example.options]
 
     def truths(self, sample: Sample, protocol: Protocol) -> list[GroundTruth]:
-        return [truth_of(e, sample.medium, facts={"question": e.question, "rationale": e.rationale}) for e in sample.examples]
+        return question_truths(sample)
 
     def measure(self, truth: GroundTruth, prediction: Prediction | None, protocol: Protocol) -> dict[str, Any]:
-        reasoning, answer, problems = (None, "", []) if prediction is None else _said(prediction, protocol.compat)
-        scores = {name: 0.0 if prediction is None else measure(answer, truth.answer) for name, measure in (
-            ("em", exact_match), ("f1", token_f1), ("bleu1", bleu1), ("bleu4", bleu4), ("rouge_l", rouge_l))}
         true = truth.facts["rationale"]
-        return scores | {"rouge_l_reasoning": rouge_l(reasoning or "", true) if true else None, "problems": problems}
+        if prediction is None:
+            return dict.fromkeys(text_scores("", ""), 0.0) | {"rouge_l_reasoning": 0.0 if true else None, "problems": []}
+        said = read_reply(prediction, protocol.compat)
+        return text_scores(said.answer, truth.answer) | {"rouge_l_reasoning": rouge_l(said.reasoning or "", true) if true else None,
+                                                         "problems": list(said.problems)}
 
     def trivial(self, truth: GroundTruth) -> Prediction:
         """The question, said back: its words occur in most true answers."""
@@ -87,8 +114,12 @@ class TVQA(Choice):
     protocols = {"none": Protocol(prompt=PROMPT.replace("a short answer", "the letter of the right option"), max_new_tokens=512,
                                   averaging="mean over questions")}
 
+    def truths(self, sample: Sample, protocol: Protocol) -> list[GroundTruth]:
+        return question_truths(sample)
+
     def measure(self, truth: GroundTruth, prediction: Prediction | None, protocol: Protocol) -> dict[str, Any]:
-        if prediction is not None:
-            final = parse_two_lines(prediction.reply or "")[1]
-            prediction = prediction if final is None else dataclasses.replace(prediction, answer=final)
-        return super().measure(truth, prediction, protocol)
+        if prediction is None:
+            return super().measure(truth, None, protocol)
+        said = read_reply(prediction)
+        row = super().measure(truth, dataclasses.replace(prediction, answer=said.answer), protocol)
+        return row | {"problems": [*row.get("problems", ()), *said.problems]}

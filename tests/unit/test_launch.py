@@ -208,50 +208,6 @@ def test_sft_sh_runs_the_command(tmp_path):
     assert result.stdout.splitlines()[1].startswith("<train><sft><--config>") and result.stdout.endswith("<--resume><auto><--seed><7>")
 
 
-# --- run_dpo.sh ------------------------------------------------------------------------------------------------------------------
-
-def run_dpo_sh(folder: Path, *argv: str, unipixel: str = 'printf "%s|" "$@"; echo', **env: str) -> subprocess.CompletedProcess:
-    """With supervised models and pairs of two methods in ``folder``, and a stub of the command."""
-    for method in ("wa", "war"):
-        for kind in ("pairs", "sft"):
-            (folder / kind / method).mkdir(parents=True, exist_ok=True)
-    stub(folder / "bin" / "unipixel", unipixel)
-    places = {"PAIRS": "pairs", "SFT_MODELS": "sft", "DPO_MODELS": "dpo", "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
-    command = ["bash", str(LAUNCH / "run_dpo.sh"), *argv]
-    return subprocess.run(command, cwd=folder, env={**os.environ, **places, **env}, capture_output=True, text=True)
-
-
-@pytest.mark.parametrize("methods", ["wa war", "(wa war)"])
-def test_run_dpo_sh_trains_each_method(tmp_path, methods):
-    result = run_dpo_sh(tmp_path, "--", "--seed", "7", METHODS=methods)
-    assert result.returncode == 0, result.stderr
-    expected = "train|dpo|--config|dpo_povqa|--shards|pairs/{0}|--init_from|sft/{0}|--output_dir|dpo/{0}|--seed|7|"
-    assert result.stdout.splitlines() == ["wa", expected.format("wa"), "war", expected.format("war")]
-
-
-def test_run_dpo_sh_default_methods(tmp_path):
-    lines = run_dpo_sh(tmp_path, "--print").stdout.splitlines()
-    assert [shlex.split(line)[-1].removeprefix("dpo/") for line in lines] == [
-        "blend_blur_with_last_frame", "weighted_average", "weighted_average_exponential", "weighted_average_ramp"]
-
-
-def test_run_dpo_sh_stops_at_the_first_failure_and_keeps_what_is_done(tmp_path):
-    failed = run_dpo_sh(tmp_path, unipixel="exit 85", METHODS="wa war")
-    assert (failed.returncode, failed.stdout.split()) == (85, ["wa"])
-    (tmp_path / "dpo" / "wa").mkdir(parents=True)
-    (tmp_path / "dpo" / "wa" / "adapter_model.safetensors").touch()
-    again = run_dpo_sh(tmp_path, METHODS="wa war")
-    assert again.stdout.splitlines()[0] == "wa: dpo/wa is complete" and "dpo/war|" in again.stdout and "sft/wa|" not in again.stdout
-
-
-@pytest.mark.parametrize(("argv", "env", "message"), [
-    ((), {"METHODS": "wa wae"}, "pairs/wae is not a folder"), ((), {"METHODS": "()"}, "METHODS is empty"), (("wa",), {}, "unknown argument wa"),
-    ((), {"METHODS": "wa", "SFT_MODELS": "nowhere"}, "nowhere/wa is not a folder")])
-def test_run_dpo_sh_refuses(tmp_path, argv, env, message):
-    result = run_dpo_sh(tmp_path, *argv, **env)
-    assert result.returncode == 2 and message in result.stderr and result.stdout == ""
-
-
 # --- SLURM -----------------------------------------------------------------------------------------------------------------------
 
 def stub(path: Path, body: str) -> None:

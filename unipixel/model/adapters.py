@@ -49,7 +49,8 @@ class LoraSettings:
     lora_dropout: float = setting(0.1, "dropout of the adapters' input")
     lora_variant: str = setting("plain", "plain; rslora (scaled by alpha / sqrt(r)); or dora (direction by LoRA, length of each row trained)")
     train_new_tokens: bool = setting(False, "train the embeddings of <|ref|>, <|seg|> and <|mem|> alone, in place of the part embedding")
-    lora_targets: str = setting("", "explicit name endings instead of the rule, comma-separated, e.g. q_proj,visual.merger.mlp.0")
+    lora_projector: bool = setting(False, "also adapters in the projector between vision tower and language model, whatever lora_scope says")
+    lora_targets: str = setting("", "explicit name endings within lora_scope instead of lora_layers, comma-separated, e.g. q_proj,merger.mlp.0")
 
     def __post_init__(self):
         for name, allowed in (("lora_layers", ("none", "qkvo", "linear")), ("lora_scope", ("llm", "visual", "all")),
@@ -63,6 +64,9 @@ class LoraSettings:
         if self.train_new_tokens and self.lora_layers == "none":
             raise ConfigError("train_new_tokens=true is part of the adapters, which lora_layers='none' leaves out: choose lora_layers, or list "
                               "embedding in train")
+        if self.lora_projector and self.lora_layers == "none":
+            raise ConfigError("lora_projector=true adds adapters, which lora_layers='none' leaves out: choose lora_layers, or list projector in "
+                              "train")
 
 
 def lora_targets(backbone: nn.Module, settings: LoraSettings, train: Sequence[str] = ()) -> list[str]:
@@ -75,20 +79,31 @@ def lora_targets(backbone: nn.Module, settings: LoraSettings, train: Sequence[st
         ConfigError: the rule, or one of the explicit endings, matches nothing.
     """
     linear = [name for name, module in backbone.named_modules() if isinstance(module, nn.Linear)]
+    projector = _projector(linear, train) if settings.lora_projector else []
+    inside = [name for name in linear if settings.lora_scope == "all" or ("visual" in name) == (settings.lora_scope == "visual")]
     if settings.lora_targets:
         endings = [t.strip() for t in settings.lora_targets.split(",") if t.strip()]
         for ending in endings:
-            if not any(_ends_with(name, ending) for name in linear):
-                raise ConfigError(f"lora_targets={ending!r} matched 0 of {len(linear)} linear layers{nearest(ending, _short_names(linear))}")
-        return [name for name in linear if any(_ends_with(name, e) for e in endings)]
-    whole = tied_embeddings(backbone.config) or settings.train_new_tokens
-    free = [name for name in linear if (name.endswith(_QKVO) or part_of(name + ".weight") not in train) and not (whole and name == "lm_head")]
-    chosen = [name for name in free if settings.lora_layers == "linear" or name.endswith(_QKVO)]
-    if settings.lora_scope != "all":
-        chosen = [name for name in chosen if ("visual" in name) == (settings.lora_scope == "visual")]
+            if not any(_ends_with(name, ending) for name in inside):
+                scope = "" if len(inside) == len(linear) else f" of lora_scope={settings.lora_scope!r}"
+                raise ConfigError(f"lora_targets={ending!r} matched 0 of {len(inside)} linear layers{scope}{nearest(ending, _short_names(inside))}")
+        chosen = [name for name in inside if any(_ends_with(name, e) for e in endings)]
+    else:
+        whole = tied_embeddings(backbone.config) or settings.train_new_tokens
+        free = [name for name in inside if (name.endswith(_QKVO) or part_of(name + ".weight") not in train) and not (whole and name == "lm_head")]
+        chosen = [name for name in free if settings.lora_layers == "linear" or name.endswith(_QKVO)]
     if not chosen:
         raise ConfigError(f"lora_layers={settings.lora_layers!r} with lora_scope={settings.lora_scope!r} matched 0 of {len(linear)} linear layers")
-    return chosen
+    return chosen + [name for name in projector if name not in chosen]
+
+
+def _projector(linear: Sequence[str], train: Sequence[str]) -> list[str]:
+    if "projector" in train:
+        raise ConfigError("lora_projector=true adapts the projector, train lists all of it: leave one of them out")
+    found = [name for name in linear if part_of(name + ".weight") == "projector"]
+    if not found:
+        raise ConfigError(f"lora_projector=true matched 0 of {len(linear)} linear layers: this backbone has no projector of a known name")
+    return found
 
 
 def tied_embeddings(config) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -65,6 +66,15 @@ def save_trained(model: GroundedVLM, state: Mapping[str, Tensor], out: Path, ext
     config = {**model.config.to_dict(), **extra}
     config.pop("quantization_config", None)  # the field quantize of extra says it
     (out / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True, default=str) + "\n")
+
+
+def copy_trained(source: Path, out: Path) -> None:
+    """The files that :func:`save_trained` writes, from one folder to another; the adapter, which marks a finished run, comes last."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in (CONFIG, PARTIAL, ADAPTER_CONFIG, ADAPTER):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, out / f".{name}.part")
+            (out / f".{name}.part").replace(out / name)
 
 
 def read_config(path: str | Path) -> dict:

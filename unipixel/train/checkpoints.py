@@ -104,11 +104,15 @@ def out_of_space(error: BaseException, folder: Path) -> bool:
     return full or shutil.disk_usage(folder).free < 2**20
 
 
-def rotate(out: Path, keep: int | None) -> None:
-    """Delete the oldest complete checkpoints beyond ``keep``, and incomplete ones older than the newest complete one."""
+def rotate(out: Path, keep: int | None, best: int | None = None) -> None:
+    """Delete the oldest complete checkpoints beyond ``keep``, and incomplete ones older than the newest complete one. The one of step ``best``
+    is always among those that are kept; so is the newest, which the run resumes from."""
     if not keep:
         return
-    complete = [p for p in checkpoints(out) if problem(p) is None]
+    complete = sorted((p for p in checkpoints(out) if problem(p) is None), key=lambda p: (_step(p) == best, _step(p)))
+    newest = max(complete, key=_step, default=None)
+    if newest is not None and newest not in complete[-keep:]:
+        keep += 1
     for folder in checkpoints(out):
-        if folder in complete[:-keep] or (folder not in complete and complete and _step(folder) < _step(complete[-1])):
+        if folder in complete[:-keep] or (folder not in complete and newest and _step(folder) < _step(newest)):
             shutil.rmtree(folder)

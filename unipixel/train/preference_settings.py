@@ -53,6 +53,7 @@ class PairDataSettings(DataSettings):
     max_turns: int = _fixed(1)
     mask_share: float = _fixed(0.0)
     max_objects: int = _fixed(0)
+    eval_shards: list[str] = field(init=False, default_factory=list)
 
 
 @dataclass(kw_only=True)
@@ -76,6 +77,7 @@ class PairRunSettings(RunSettings):
     mask_sft: float = setting(0.0, "weight of the supervised mask losses on the chosen side's masks, beside their preference")
     mask_loss_weight: float = _fixed(0.0)
     panel_steps: int = _fixed(0)
+    keep_best: bool = _fixed(False)
 
     def __post_init__(self):
         if self.reference not in REFERENCES:

@@ -22,6 +22,7 @@ class DataSettings:
 
     shards: list[str] = setting([], "folders or URLs written by `unipixel pack`; FOLDER=3 is seen three times per epoch, FOLDER=10% makes a tenth of "
                                     "all samples")
+    eval_shards: list[str] = setting([], "folders of media that do not train, for the validation loss (of words) at each checkpoint")
     data_root: str = setting("", "folder or URL that relative entries of shards are taken from")
     skip_missing: bool = setting(False, "train without the folders that do not exist, in the same proportions, instead of stopping")
     cache_dir: str = setting("", "folder on this machine that keeps copies of remote shards; empty: read ranges over the network")
@@ -54,6 +55,7 @@ class RunSettings:
     lora_lr: float = setting(0.0, "learning rate of LoRA; 0: learning_rate")
     sam2_encoder_lr: float = setting(5e-6, "learning rate of SAM 2's image encoder")
     sam2_decoder_lr: float = setting(5e-6, "learning rate of the rest of SAM 2")
+    keep_best: bool = setting(False, "the trained model is the checkpoint with the least validation loss, instead of the last one; needs eval_shards")
     mask_loss_weight: float = setting(1.0, "weight of all mask losses against the language loss")
     panel_steps: int = setting(200, "write predicted against true masks, with J and F, to TensorBoard every N steps; 0: never")
 

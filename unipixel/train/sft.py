@@ -37,6 +37,7 @@ from unipixel.train.callbacks import GradientCheck, MaskPanels, Preemption, Scal
 from unipixel.train.deepspeed_private import whole_weights
 from unipixel.train.settings import DataSettings, RunSettings, SFTArguments
 from unipixel.train.trainer import GroundedTrainer
+from unipixel.train.validation import Evaluate, Validation, check_held_out
 
 log = logging.getLogger(__name__)
 SETTINGS = (ModelSettings, LoraSettings, DataSettings, FrameSettings, TemplateSettings, MaskLossSettings, RunSettings, SFTArguments)
@@ -69,6 +70,23 @@ def find_resume(run: RunSettings, out: Path) -> Path | None:
     for line in passed:
         log.warning("not resuming from %s", line)
     return found
+
+
+def build_validation(data: DataSettings, run: RunSettings, args: SFTArguments, train: ShardDataset, encoder: SampleEncoder) -> Validation | None:
+    """Validation as the settings ask for it; it decides which checkpoint is the best one.
+
+    Raises:
+        ConfigError: ``keep_best`` without anything to tell it by, or media that must not decide.
+    """
+    if not data.eval_shards:
+        if run.keep_best:
+            raise ConfigError("keep_best=true chooses by the validation loss: set eval_shards to media that do not train, or keep_best: false")
+        return None
+    parts, _ = read_mixture(data.eval_shards, data.data_root)
+    held_out = ShardDataset([part.folder for part in parts], train.storage)
+    check_held_out(train, held_out)
+    args.metric_for_best_model, args.greater_is_better = "eval_loss", False
+    return Validation(Groups(held_out, data.examples_per_medium), encoder)
 
 
 def save_untrained(model_settings, lora, data, frames, text, masks, run, args) -> None:
@@ -105,12 +123,14 @@ def run_sft(model_settings, lora, data, frames, text, masks, run, args) -> int:
     plan = OrderPlan(groups.sources(parts), seed=args.seed)
     args.max_steps = total_steps(args, plan.epoch_size)
 
+    validation = build_validation(data, run, args, dataset, encoder)
     gradients, preemption, scalars = GradientCheck(), Preemption(), Scalars()
-    callbacks = [gradients, preemption]
+    callbacks = [*([Evaluate()] if validation else []), gradients, preemption]  # before Preemption: what that saves is not evaluated
     panels = MaskPanels(run.panel_steps) if run.panel_steps and "tensorboard" in args.report_to else None
     trainer = GroundedTrainer(model, args, run=run, groups=groups, encoder=encoder, plan=plan, tokenizer=tokenizer, mask_settings=masks,
                               checkpoint_extra=checkpoint_fields(model_settings, tokenizer) | inference_fields(frames, text),
-                              max_skips=data.max_skips, carried=carried, scalars=scalars, callbacks=callbacks + ([panels] if panels else []))
+                              max_skips=data.max_skips, carried=carried, scalars=scalars, validation=validation,
+                              callbacks=callbacks + ([panels] if panels else []))
     gradients.trainer = trainer
     if panels:
         panels.trainer = trainer
@@ -120,6 +140,9 @@ def run_sft(model_settings, lora, data, frames, text, masks, run, args) -> int:
             print(f"data: {len(missing)} folders are missing and left out (skip_missing): {', '.join(missing)}")
         print(f"data: {len(dataset)} examples in {len(groups)} groups, {plan.epoch_size:g} groups per epoch, {args.max_steps} steps of "
               f"{args.per_device_train_batch_size} x {args.gradient_accumulation_steps} x {args.world_size} (media x accumulation x processes)")
+        if validation:
+            print(f"validation: {len(validation.groups)} groups of {', '.join(data.eval_shards)} at each checkpoint"
+                  f"{'; the best one is the result' if run.keep_best else ''}")
         print(f"attention: {attention.kernel(model_settings.attn_implementation)}")
         print(f"{'resuming from ' + str(resume) if resume else 'starting from the base model'}"
               f"{', converted for another number of processes' if converted else ''}")
@@ -130,7 +153,10 @@ def run_sft(model_settings, lora, data, frames, text, masks, run, args) -> int:
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if preemption.stopped:
         return EXIT_PREEMPTED
-    trainer.save_model(str(out))
+    if run.keep_best:
+        trainer.save_best(str(out))
+    else:
+        trainer.save_model(str(out))
     return 0
 
 

@@ -20,7 +20,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import Trainer, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import get_parameter_names
 
 from unipixel.data.collate import Batch
@@ -31,7 +32,7 @@ from unipixel.data.targets import batch_targets
 from unipixel.distributed import agree, barrier, check_world, gather_ints
 from unipixel.errors import CheckpointError, DataError
 from unipixel.model.adapters import part_of
-from unipixel.model.checkpoint import always_written, load_trained_values, save_trained
+from unipixel.model.checkpoint import always_written, copy_trained, load_trained_values, save_trained
 from unipixel.model.grounded import GroundedVLM
 from unipixel.model.keys import module_name
 from unipixel.model.reference import is_reference
@@ -40,6 +41,7 @@ from unipixel.objectives.masks import MaskLossSettings, mask_loss_sums
 from unipixel.train import checkpoints, deepspeed_private
 from unipixel.train.callbacks import Scalars
 from unipixel.train.settings import RunSettings, SFTArguments
+from unipixel.train.validation import Validation
 
 PLAN_FILE, SKIPPED_FILE = "data_order.json", "skipped.jsonl"
 KINDS = ("text", *PAIR_KINDS,
@@ -59,14 +61,15 @@ class GroundedTrainer(Trainer):
         carried: module names of what the run started from (``init_from``): saved models hold it also where it does not train any more, because
             their base model has other values.
         tokenizer: saved with each model.
+        validation: media for the validation loss, which the callback ``Evaluate`` asks for; its least value marks the best checkpoint.
     """
 
     def __init__(self, model: GroundedVLM, args: SFTArguments, *, run: RunSettings, groups: Groups, encoder, plan: OrderPlan, tokenizer,
                  mask_settings: MaskLossSettings, checkpoint_extra: dict, max_skips: int, scalars: Scalars,
-                 carried: AbstractSet[str] = frozenset(), callbacks=()):
+                 carried: AbstractSet[str] = frozenset(), validation: Validation | None = None, callbacks=()):
         self.run, self.groups, self.encoder, self.plan = run, groups, encoder, plan
         self.mask_settings, self.checkpoint_extra, self.max_skips = mask_settings, checkpoint_extra, max_skips
-        self.scalars, self.carried = scalars, carried
+        self.scalars, self.carried, self.validation = scalars, carried, validation
         self.consumed_state: dict | None = None
         self.skips = self.logged_step = 0
         self.meters: dict[str, float] = {}
@@ -155,6 +158,13 @@ class GroundedTrainer(Trainer):
             self.logged_step = self.state.global_step
         super().log(logs, start_time)
 
+    def evaluate(self, *_, metric_key_prefix: str = "eval", **__) -> dict[str, float]:
+        """The validation loss, logged; transformers' own loop knows neither packed rows nor our kinds."""
+        metrics = {f"{metric_key_prefix}_loss": self.validation.loss(self)}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
     # --- optimizer -------------------------------------------------------------------------------------------------------------
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
@@ -181,6 +191,17 @@ class GroundedTrainer(Trainer):
             self.processing_class.save_pretrained(out)
         barrier()
 
+    def save_best(self, output_dir: str) -> None:
+        """The model of the checkpoint with the least validation loss, as its files; :class:`CheckpointError` when it is not there."""
+        best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
+        if (reason := checkpoints.problem(best)) is not None:
+            raise CheckpointError(f"keep_best: {best} with the least validation loss cannot be used: {reason}")
+        if self.args.should_save:
+            print(f"best checkpoint: step {self.state.best_global_step}, validation loss {self.state.best_metric:.4f}")
+            self.processing_class.save_pretrained(output_dir)
+            copy_trained(best, Path(output_dir))
+        barrier()
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.is_deepspeed_enabled:
             return super()._save_optimizer_and_scheduler(output_dir)
@@ -202,7 +223,7 @@ class GroundedTrainer(Trainer):
             barrier()
             if self.args.should_save:
                 checkpoints.mark_complete(out)
-                checkpoints.rotate(out.parent, self.keep_checkpoints)
+                checkpoints.rotate(out.parent, self.keep_checkpoints, self.state.best_global_step if self.run.keep_best else None)
         except (OSError, RuntimeError, SafetensorError) as error:
             if not checkpoints.out_of_space(error, out.parent):
                 raise
@@ -220,6 +241,7 @@ class GroundedTrainer(Trainer):
             self.logged_step = stored["state"]["step"]
             if self.logged_step >= self.args.max_steps:  # transformers would still take one step
                 load_trained_values(self.model, resume_from_checkpoint)
+                self.state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
                 return None
         with deepspeed_private.partial_resume():
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
