@@ -27,6 +27,10 @@ class Window:
     def holds(self, time_s: float) -> bool:
         return self.start_s <= time_s < self.end_s
 
+    def overlaps(self, start_s: float, end_s: float) -> bool:
+        """Whether some of ``[start_s, end_s)`` lies inside; what merely touches does not."""
+        return max(self.start_s, start_s) < min(self.end_s, end_s)
+
     def local(self, time_s: float) -> float:
         """Seconds from the start of the window."""
         return time_s - self.start_s

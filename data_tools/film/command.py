@@ -21,6 +21,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_tools.convert.clips import FRAME_SUFFIXES, VIDEO_SUFFIXES
+from data_tools.convert.film_questions import SUFFIXES as QUESTION_SUFFIXES
 from data_tools.convert.srt import PARSERS
 from data_tools.film.files import PictureFormat
 from data_tools.film.prepare import Film, Outcome, Preparation, prepare
@@ -45,7 +46,7 @@ class FilmArguments:
     videos: str = setting("", "folder of the films; a film is named like its file without suffix")
     out: str = setting("", "folder for the prepared films, e.g. data/out_preprocessed")
     subtitles: str | None = setting(None, "folder of <film>.srt, .vtt, .ass or .ssa; a film without one is an error")
-    questions: str | None = setting(None, "folder of <film>.json (ReasonVQA annotations); adds the key frame of each question")
+    questions: str | None = setting(None, "folder of <film>.json or .jsonl (ReasonVQA annotations); adds the key frame of each question")
     frames_fps: float | None = setting(None, "films are folders of numbered pictures at this rate, 3 for TVQA's frames_hq")
     audio: str | None = setting(None, "folder of <film>.mp3 (or wav, flac, m4a, ogg), transcribed for films without subtitles")
     whisper: str | None = setting(None, "Whisper model for --audio; default base")
@@ -156,7 +157,7 @@ def find_films(args: FilmArguments, ledger: SkipLedger) -> list[Film]:
     videos = _by_name(Path(args.videos), VIDEO_SUFFIXES, recursive=True) if args.frames_fps is None else _picture_folders(Path(args.videos))
     audio = _by_name(Path(args.audio), AUDIO_SUFFIXES) if args.audio else None
     subtitles = _by_name(Path(args.subtitles), tuple(PARSERS)) if args.subtitles else None
-    questions = _by_name(Path(args.questions), (".json",)) if args.questions else None
+    questions = _by_name(Path(args.questions), QUESTION_SUFFIXES) if args.questions else None
     films = []
     for key, files in videos.items():
         name = files[0].name if files[0].is_dir() else files[0].stem

@@ -14,8 +14,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from data_tools.convert.base import field, read_json
-from data_tools.convert.povqa import PRESENTATION, clock_s, items_of
+from data_tools.convert.base import read_json
+from data_tools.convert.film_questions import read_film_questions
+from data_tools.convert.povqa import CHUNKS, PRESENTATION
 from data_tools.convert.srt import FALLBACK, Cues, read_subtitles
 from data_tools.film.files import PictureFormat, partial_folders, write_json
 from data_tools.film.table import text_table
@@ -26,7 +27,7 @@ from data_tools.pooling.video import FilmReader, FrameReader, PictureSize
 from unipixel.data.ledger import SkipLedger
 from unipixel.errors import SampleError
 
-CHUNKS, KEYS = "chunks.json", "KEY_FRAMES"
+KEYS = "KEY_FRAMES"
 
 
 @dataclass(frozen=True)
@@ -140,14 +141,10 @@ def _is_left(film: Film, wanted: Preparation, method: str, ledger: SkipLedger) -
 
 def _moments(film: Film, suffix: str, ledger: SkipLedger) -> dict[str, float]:
     """File name of a key frame -> the second at which the question was asked."""
-    moments: dict[str, float] = {}
     if film.questions is not None:
         with ledger.catching(film.name, film.questions.name):
-            for number, item in enumerate(items_of(read_json(film.questions))):
-                with ledger.catching(film.name, f"{film.questions.name} item {number}"):
-                    text = field(item, "timestamp", str).strip()
-                    moments[f"KEY_{text.replace(':', '-')}_{field(item, 'index', int):04d}{suffix}"] = clock_s(text)
-    return moments
+            return {asked.key_name + suffix: asked.paused_s for asked in read_film_questions(film.questions, ledger)}
+    return {}
 
 
 def _missing(film: Film, wanted: Preparation, left: Sequence[str], moments: Mapping[str, float], ledger: SkipLedger) -> list[tuple[float, str]]:

@@ -98,7 +98,7 @@ def read_endpoints(path: str | Path, roles: tuple[str, ...]) -> dict[str, Endpoi
 
 
 ROLES = ("captioner", "writer", "answerer", "judge", "policy", "reference")
-"""captioner: video to text; writer: questions; answerer: replies; judge: scores and verdicts; policy, reference: log-probabilities."""
+"""captioner: video to text; writer: questions and rationales; answerer: replies; judge: scores and verdicts; policy, reference: log-probabilities."""
 
 
 def _endpoint(raw: dict[str, Any], where: str) -> Endpoint:

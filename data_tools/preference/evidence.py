@@ -49,7 +49,7 @@ class EvidencePairSettings:
 
     shards: list[str] = setting([], "packed folders whose examples have answers with segments or masks")
     out: str = setting("", "folder for the shards with the pairs")
-    split: str = setting("train", "split that is written to the manifest")
+    split: str = setting("train", "split that is written to the manifest, which is that of --shards")
     dataset: str = setting("evidence-pairs", "name of the dataset that is written")
     modes: list[str] = setting(["swapped", "evidence"], "what the rejected side shows: swapped (segments of another question), moved (its own "
                                                          "elsewhere), predicted (what the model of --predictions says), evidence (another object)")
@@ -217,9 +217,13 @@ def run(settings: EvidencePairSettings) -> int:
     """Write the shards; prints what was made and what was left out.
 
     Raises:
+        ConfigError: a folder is of another split than the one that is written.
         DataError: not a single pair could be made.
     """
     media, ledger, made, overlaps = Media(settings.shards), SkipLedger(), Counter(), {"tiou": [], "mask_iou": []}
+    if others := sorted(set(media.splits) - {settings.split}):
+        raise ConfigError(f"--shards are of the splits {sorted(set(media.splits))} and would be written as {settings.split!r}: leave out {others}, "
+                          "or set --split, so that what is for testing is not trained on")
     known = Known(all_segments(media, settings) if "swapped" in settings.modes else [],
                   load_predictions(settings.predictions) if settings.predictions else {})
     with ShardWriter(settings.out, dataset=settings.dataset, split=settings.split) as writer:

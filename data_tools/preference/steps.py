@@ -120,6 +120,7 @@ def skip_file(out: str | Path) -> Path:
 
 def finish(out: str | Path, ledger: SkipLedger, clients: Iterable[ChatClient] = ()) -> dict[str, Any]:
     """Write the list of skipped items, print their summary and the counters of each role, and return the latter."""
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
     ledger.write(skip_file(out))
     print("\n".join(ledger.summary()) or "nothing skipped")
     counted = {client.role: client.report() for client in clients}

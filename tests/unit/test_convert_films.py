@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from data_tools.convert.povqa import clock_s, films_of
+from data_tools.convert.film_questions import clock_s
+from data_tools.convert.film_split import divide
 from data_tools.convert.tvqa import read_span
 from tests.dataset_fixtures import language
 from tests.dataset_fixtures.common import write
@@ -15,22 +16,14 @@ from tests.packing import examples_of, jpeg, run, skipped
 from unipixel.errors import SampleError
 from unipixel.sample import Subtitle
 
-PUBLISHED = ("a_beautiful_mind", "a_fistful_of_dollars", "all_quiet_on_the_western_front", "hero", "in_the_mood_for_love", "knives_out",
-             "parasite", "police_story", "spirited_away", "the_intouchables", "the_matrix", "the_social_dilemma")
-
-
-def test_the_published_films_are_divided_as_published():
-    assert sorted(films_of(PUBLISHED, "test")) == ["a_fistful_of_dollars", "the_matrix"]
-    assert films_of(PUBLISHED[::-1], "train") == ["police_story", "knives_out", "all_quiet_on_the_western_front", "spirited_away",
-                                                  "the_intouchables", "parasite", "the_social_dilemma", "hero", "in_the_mood_for_love",
-                                                  "a_beautiful_mind"]
+TWO = divide(("one", "two"))
 
 
 def two_films(root, **more):
     """Of two films the first after shuffling is the training set."""
     pictures = [jpeg(n) for n in range(12)]
     text = [(0.0, 2.5, "Before."), (2.5, 4.0, ""), (4.0, 5.5, " Inside. "), (7.5, 9.0, "Over the end."), (8.0, 8.5, "Last.")]
-    train, test = films_of(("one", "two"), "train") + films_of(("one", "two"), "test")
+    (train,), (test,) = TWO.train, TWO.test
     items = [povqa_item(0, "00:00:05", "00:00:02 - 00:00:08"), povqa_item(3, "00:00:10", "00:00:09 - 00:05:00")]
     povqa_film(root, train, items, **{"pictures": pictures, "text": text, "keys": {0: jpeg(99)}} | more)
     povqa_film(root, test, items, pictures=pictures, text=text)
@@ -69,7 +62,7 @@ def test_chunks_are_as_long_as_their_frames(tmp_path):
     """A "second" of 24 frames at 23.976 frames per second lasts 1.001 s: after two hours that is 7.2 s."""
     pictures = {n: jpeg(n % 7) for n in range(7190, 7201)}
     item = povqa_item(0, "02:00:00", "01:59:58 - 02:00:02")
-    train, test = films_of(("one", "two"), "train") + films_of(("one", "two"), "test")
+    (train,), (test,) = TWO.train, TWO.test
     povqa_film(tmp_path / "in", test, [item], pictures=[jpeg(0)], text=[])
     povqa_film(tmp_path / "in", train, [item], pictures=[], text=[], rate=24000 / 1001)
     for n, data in pictures.items():
@@ -89,14 +82,15 @@ def test_films_without_summary_with_wrapped_annotations_or_odd_key_frames(tmp_pa
 
 @pytest.mark.parametrize(("change", "reason"), (({"contextTimestamp": "00:00:08 - 00:00:02"}, "bad_window"), ({"timestamp": "5 s"}, "bad_time"),
                                                 ({"contextTimestamp": "00:10:00 - 00:11:00"}, "no_frames"), ({"reasoning": None}, "bad_record"),
-                                                ({"question": " "}, "empty_question")))
+                                                ({"question": " "}, "empty_question"), ({"answer": ""}, "empty_answer"),
+                                                ({"index": True}, "bad_record"), ({"contextTimestamp": "00:00:02"}, "bad_time")))
 def test_damaged_items_are_listed(tmp_path, change, reason):
     train, _ = two_films(tmp_path / "in")
     path = tmp_path / "in/annotations" / f"{train}.json"
     items = json.loads(path.read_text())
     path.write_text(json.dumps([items[0] | change, items[1]]))
     assert list(examples_of(run("reasonvqa", tmp_path / "in", tmp_path / "out"))) == [f"{train}_3"]
-    assert skipped(tmp_path / "out") == {f"{train}_0": reason}
+    assert skipped(tmp_path / "out") == {f"{train}_0" if reason == "no_frames" else f"{train}.json item 0": reason}
 
 
 def test_a_film_of_unknown_chunk_times_is_left_out_with_its_questions(tmp_path):
@@ -117,7 +111,7 @@ def test_real_annotations(shared_data, tmp_path):
         povqa_film(tmp_path / "in", name, json.loads((root / "reasonvqa/annotations" / f"{name}.json").read_text()),
                    pictures=[p.read_bytes() for p in frames], text=[(0, 2, "Some words.")], rate=30.0)
     train, test = (examples_of(run("reasonvqa", tmp_path / "in", tmp_path / split, "--split", split)) for split in ("train", "test"))
-    assert len(names) == 6 and len(train) + len(test) == 19 and {m.source["film"] for m, _ in test.values()} == {films_of(names, "test")[0]}
+    assert len(names) == 6 and len(train) + len(test) == 19 and {m.source["film"] for m, _ in test.values()} == {divide(names).test[0]}
     for medium, example in (train | test).values():
         start, end = example.source["contextTimestamp"].split(" - ")
         assert medium.frame_times[0] >= 0 and medium.frame_times[-1] < clock_s(end) - clock_s(start) and example.rationale

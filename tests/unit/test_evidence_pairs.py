@@ -111,7 +111,8 @@ def test_what_cannot_be_made_is_listed(tmp_path, capsys):
     with ShardWriter(tmp_path / "clips", dataset="d", split="s") as writer:
         writer.write(alone, [replace(questions(0)[0], segments=((0.0, alone.duration_s),))], frames)
     flags = ["pairs", "evidence", "--shards", str(tmp_path / "clips"), "--out", str(tmp_path / "pairs"), "--modes", "moved", "swapped", "evidence"]
-    assert main(flags) == EXIT_USER_ERROR
+    assert main(flags) == EXIT_USER_ERROR and "would be written as 'train'" in capsys.readouterr().err  # a part that is not for training
+    assert main([*flags, "--split", "s"]) == EXIT_USER_ERROR
     printed = capsys.readouterr()
     assert "no_room" in printed.out and "no_other_segments" in printed.out
     assert "no_other_object" in printed.out and "no pair could be made" in printed.err

@@ -122,6 +122,16 @@ def test_a_real_clip_of_200_frames_makes_7_chunks(shared_data):
     assert sampled[0].end_s == sampled[1].start_s == 1.0 and reader.frames == 200
 
 
+def test_200_frames_make_7_chunks_by_time_and_by_rate(tmp_path):
+    """The same on a film that is made here: every tenth frame at 3 per second, in chunks of three."""
+    path = film(tmp_path / "v.mp4", 200)
+    assert [c.frames for c in cut(path)] == [30] * 6 + [20]
+    chunks = cut(path, ChunkRule(target_fps=3, size=3))
+    assert [c.frames for c in chunks] == [3] * 6 + [2] and [c.file_name() for c in chunks] == [f"frame{n:05d}.jpg" for n in range(1, 8)]
+    assert [c.first_frame for c in chunks] == list(range(1, 200, 30)) and sum(c.frames for c in chunks) == 20
+    assert [c.frames for c in cut(path, ChunkRule(target_fps=3, size=3, partial="drop"))] == [3] * 6
+
+
 def test_two_hours_of_ntsc_do_not_drift():
     """The division alone, on the time stamps of a whole film: the published code is 7.2 s late at its end."""
     class Reader:
