@@ -35,8 +35,9 @@ from unipixel.model.tiny import TinySettings, write_tiny_base
 TWO = replace(WORLD, colours=["red", "blue"], shapes=["circle", "square", "triangle"], min_objects=2, question_types=["what", "when"],
               refers_per_clip=2, captions=False, wall_rate=0.0, pairs_per_question=5)
 METRICS = ("accuracy", "mIoU", "mIoP", "J&F", "joint@0.5")
-MASKS = {"train": ["seg", "sam2_decoder", "sam2_encoder"], "mask_preference": 2.0, "mask_beta": 0.3, "mask_sft": 0.3, "sam2_decoder_lr": 1e-3,
-         "sam2_encoder_lr": 3e-4, "reference": "cached"}
+MASKS = {"train": ["seg", "sam2_decoder", "sam2_encoder"], "mask_preference": 1.0, "mask_beta": 0.3, "mask_sft": 1.0, "sam2_decoder_lr": 3e-4,
+         "sam2_encoder_lr": 1e-4, "reference": "cached"}
+"""Chosen on 100 other clips. With a third of the supervised term and three times the learning rate the masks of right objects fray: F falls."""
 
 
 @dataclass(kw_only=True)
