@@ -49,8 +49,9 @@ def convert(folder: Path, *, split: str, ledger: SkipLedger, table: str | None =
     Args:
         table: JSONL inside the input with the questions, e.g. a subset; default tvqa_qa_release/tvqa_SPLIT.jsonl
         pooling: show the pooled pictures in processed_tvqa instead of the published frames; operator by full or short name
-        context: clip; or ts, the annotated moment alone, as POVQA evaluates: it gives away where the answer is seen. Questions without one see
-            the clip
+        context: clip; or ts, the annotated moment alone, as POVQA evaluates: it gives away where the answer is seen, and a question without
+            one is listed
+        rationales: file that film rationales wrote; a question gets its rationale from there
     """
     one_of("context", context, ("clip", "ts"))
     method = None if pooling is None else full_name(pooling)

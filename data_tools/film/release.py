@@ -122,6 +122,8 @@ def read_manifest(folder: Path) -> Release:
         movies = tuple(_movie(m) for m in raw.pop("movies"))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path} is not the manifest of a release: {type(error).__name__}: {error}") from error
+    if raw.get("schema", SCHEMA) != SCHEMA:
+        raise DataError(f"{path} has schema {raw['schema']!r}, this version reads {SCHEMA!r} and manifests without one")
     for what, names in (("film", [m.movie for m in movies]), *((m.movie, [*(f.name for f in m.files), *(a.folder for a in m.archives)])
                                                                for m in movies)):
         if twice := clashes(names):

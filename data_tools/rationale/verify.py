@@ -1,7 +1,7 @@
 """Is everything that a rationale cites in its context? Pictures by number or file, times, segments, and speech in double quotes.
 
-Only what can be looked up is judged, not whether the reasoning is good. Durations ("for 3 seconds", "2 s later") are no times; a quotation
-of one word is no speech, because signs and letters are quoted too.
+Only what can be looked up is judged, not whether the reasoning is good. Durations ("for 3 seconds", "2 s later") and decades are no times; a
+quotation of one word is no speech, because signs and letters are quoted too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from data_tools.rationale.context import Context
 
 ROUNDED_S = 0.051
 """Times are shown with one decimal."""
-_UNIT = r"\s*(?:s|secs?|seconds?)\b"
+_UNIT = r"\s*(?:s|secs?|seconds)\b"
 _NUMBER = rf"#?\s*\d+(?!\d|\.\d|:\d|{_UNIT})"
 _TO = r"\s*(?:-|–|to|through)\s*"
 _PICTURE = r"\b(?:picture|frame|image)s?(?:\s+(?:number|no\.))?(?:\s*#\s*|\s+)"
@@ -31,6 +31,7 @@ BEFORE_DURATION = re.compile(r"\b(?:for|lasts?|lasting|within|every|takes?|took|
                              re.IGNORECASE)
 AFTER_DURATION = re.compile(r"\s*(?:later|earlier|long|apart|afterwards|before|after|passe[sd]?)\b", re.IGNORECASE)
 AT = re.compile(r"\b(?:at|from|until)\s+(?:about |around )?$", re.IGNORECASE)
+DECADE = re.compile(r"\b(?:the|early|mid|late)[\s-]+(?:early |mid-?|late )?\d\d\d0s\b", re.IGNORECASE)
 QUOTE = re.compile("[\"“”]([^\"“”]+)[\"“”]")
 
 
@@ -99,7 +100,7 @@ def _files(text: str, context: Context) -> Iterator[Finding | None]:
 
 def _times(text: str, context: Context) -> Iterator[Finding | None]:
     segments = [(s.start_s, s.end_s) for s in context.segments]
-    taken = []
+    taken = [match.span() for match in DECADE.finditer(text)]
     for match in RANGE.finditer(text):
         taken.append(match.span())
         start, end = float(match["start"]), float(match["end"])

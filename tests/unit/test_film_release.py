@@ -276,7 +276,8 @@ def test_a_compressed_archive_is_refused(tmp_path, capsys):
     (lambda m: m["movies"][0]["metadata_files"][0].update(name="weighted_average"), "would be the same file"),
     (lambda m: m["movies"][1].update(movie="HERO"), "would be the same file"),
     (lambda m: m["movies"][0]["archives"][0].update(size_bytes=-1), "size_bytes is -1"),
-    (lambda m: m.update(movie_count=3), "'movie_count': 3"), (lambda m: m.pop("movies"), "KeyError"),
+    (lambda m: m.update(movie_count=3), "'movie_count': 3"),
+    (lambda m: m.update(schema="unipixel-film-release/9"), "has schema"), (lambda m: m.pop("movies"), "KeyError"),
 ])
 def test_a_hostile_manifest_is_refused(tmp_path, change, message):
     folder = packed(tmp_path)

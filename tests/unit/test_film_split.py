@@ -10,10 +10,12 @@ from data_tools import pack
 from data_tools.convert.film_questions import question_files, read_film_questions
 from data_tools.convert.film_split import divide
 from data_tools.film.split import main
+from launch import cli
 from tests.dataset_fixtures.common import write
 from tests.dataset_fixtures.language import jpeg, povqa_film, povqa_item
 from tests.packing import examples_of, run, skipped
 from unipixel.data.ledger import SkipLedger
+from unipixel.data.shards import ShardDataset
 from unipixel.errors import EXIT_USER_ERROR, ConfigError, SampleError
 
 COUNTS = {"a_beautiful_mind": 22, "a_fistful_of_dollars": 17, "all_quiet_on_the_western_front": 30, "hero": 17, "in_the_mood_for_love": 14,
@@ -145,3 +147,20 @@ def test_media_say_their_part(tmp_path):
             assert medium.source["part"] == part and medium.source["split_hash"] == divide(("one", "two", "three"), fold="two", validation=1).hash
             assert medium.source["method"] == "blend_blur_with_last_frame" and medium.source["frame_names"][0] == "frame00003"
     assert seen["two"] == "test" and sorted(seen.values()) == ["test", "train", "validation"]
+
+
+def test_pairs_of_a_film_keep_its_division_and_test_films_make_none(tmp_path, capsys):
+    answers = ("A red car leaves.", "Two dogs bark loudly.")
+    for film in ("one", "two"):
+        povqa_film(tmp_path / "in", film, [GOOD | {"index": i, "answer": answer} for i, answer in enumerate(answers)],
+                   pictures=[jpeg(n) for n in range(9)], text=[])
+    for part in ("train", "test"):
+        run("reasonvqa", tmp_path / "in", tmp_path / part, "--split", part)
+    table, pairs = str(tmp_path / "questions.jsonl"), str(tmp_path / "pairs")
+    assert cli.main(["pairs", "make", "correctness", "--shards", str(tmp_path / "test"), "--out", table]) == EXIT_USER_ERROR
+    assert "must not be learnt" in capsys.readouterr().err
+    assert cli.main(["pairs", "make", "correctness", "--shards", str(tmp_path / "train"), "--out", table]) == 0
+    assert cli.main(["pairs", "filter", "--questions", table, "--shards", str(tmp_path / "train"), "--out", pairs, "--max_similarity", "0"]) == 0
+    data = ShardDataset(pairs)
+    sources = [data.sample(i).medium.source for i in range(len(data))]
+    assert len(sources) == 2 and {(s["part"], s["split_hash"]) for s in sources} == {("train", divide(("one", "two")).hash)}

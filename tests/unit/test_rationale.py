@@ -32,13 +32,15 @@ HOLDS = ["Picture #2 shows him.", "In pictures 1, 2 and #4 he runs.", "Frames #1
          "Between 61 and 63 seconds; 60.0-72.0s.", "At 00:01:05 he stops, and again at 1:10.", "t=66.0", "He says \"Follow the white rabbit\" (#3).",
          "“put the gun down” is heard in picture 2", "He asks \"what is the matrix\" (#1).",
          "Picture 2: the sign says \"X\", and it lasts 300 seconds.",
-         "Picture 1, and 500 s later, for about 90 s", "At 64.0s after the fall (#2)."]
+         "Picture 1, and 500 s later, for about 90 s", "At 64.0s after the fall (#2).",
+         "In the 1990s, as #1 shows, the late 1980s were over.", "A 300 second pause in #1.", "Picture #1's light, 2 pictures of 16:9."]
 FAILS = {
     "no_picture": ["Picture #5 shows him.", "In pictures 1, 2 and #9 he runs.", "Frames 2-6 show it.", "#0 is dark.", "image 17",
                    "Picture number 8."],
     "no_file": ["frame00062.jpg shows it.", "KEY_00-01-07_0003 shows it."], "picture_time": ["Picture #2 (t=68.0s) is dark.", "Frame 1 (at 64 s)"],
     "no_segment": ["Segment (62.0-64.9s) says so.", "segments 1.0-2.0 s"],
-    "outside_window": ["At 12.0s he turns.", "from 71.0 to 75.0 s", "At 00:10:00 he stops.", "t=90", "At 73.5 s after the fall, in #2."],
+    "outside_window": ["At 12.0s he turns.", "from 71.0 to 75.0 s", "At 00:10:00 he stops.", "t=90",
+                       "At 73.5 s after the fall, in #2.", "In #1, at 1990s."],
     "not_said": ["He says \"Follow the black rabbit\" (#3).", "“down the gun put”, says picture 2", "\"Neo follow the white rabbit\" in #1"],
     "no_citation": ["He is sad because he lost.", "It lasts for 5 seconds.", "The sign says \"X\"."],
 }
@@ -212,7 +214,8 @@ def test_tvqa_questions_get_verified_rationales_only(tmp_path):
 @pytest.mark.parametrize(("more", "message"), [
     (["--verify_only", "true"], "--records ''"), (["--records", "x"], "is for --verify_only"), (["--shards", "x"], "models is empty"),
     (["--verify_only", "true", "--records", "r.jsonl", "--limit", "1"], "['--limit'] have no effect"),
-    (["--shards", "x", "--models", "m.yaml", "--tries", "0"], "tries=0"), (["--verify_only", "true", "--records", "r.jsonl", "--frames", "3"], "have no effect"),
+    (["--shards", "x", "--models", "m.yaml", "--tries", "0"], "tries=0"),
+    (["--verify_only", "true", "--records", "r.jsonl", "--frames", "3"], "have no effect"),
     ([], "--shards is empty")])
 def test_wrong_calls(tmp_path, monkeypatch, capsys, more, message):
     monkeypatch.chdir(tmp_path)
