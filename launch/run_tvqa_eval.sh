@@ -15,7 +15,8 @@ INPUT        TVQA as released: tvqa_qa_release/tvqa_val.jsonl, frames_hq, tvqa_s
 PROCESSED    folder named processed_tvqa: gets pooled clips and the drawn questions, default: processed_tvqa
 PREPARED     not empty: the clips are pooled already, and those that cannot be used are known (processed_tvqa/skipped.jsonl)
 COUNT, SEED  questions drawn, by show in proportion, default: 5000, 42
-CONTEXT      ts (default): the annotated moment alone, as POVQA evaluates, which gives away where the answer is seen; clip: the whole clip
+CONTEXT      ts (default): the annotated moment alone, as POVQA evaluates, which gives away where the answer is seen; clip: the whole clip,
+             in folders that end in _clip
 TVQA         gets the packed questions per method, default: shards/tvqa_val5k
 DPO_MODELS   folder of models, default: models/dpo-qwen7b-interleaved-16f
 RUNS         gets tvqa_dpo_val5k_59f_uniform/ADAPTER/METHOD, default: runs
@@ -28,7 +29,9 @@ END
 source "$(dirname "${BASH_SOURCE[0]}")/film_runs.sh"
 read_arguments "$@"
 input=${INPUT:-input_data} processed=${PROCESSED:-processed_tvqa} count=${COUNT:-5000} seed=${SEED:-42} context=${CONTEXT:-ts}
-shards=${TVQA:-shards/tvqa_val5k} table=val_${count}_seed$seed.jsonl
+kind=
+[[ $context == ts ]] || kind=_$context
+shards=${TVQA:-shards/tvqa_val5k$kind} table=val_${count}_seed$seed.jsonl
 [[ $(basename "$processed") == processed_tvqa ]] || refuse "PROCESSED=$processed must be a folder named processed_tvqa, where packing looks for it"
 questions=$input/tvqa_qa_release/tvqa_val.jsonl
 [[ -n $print || -f $questions ]] || refuse "no questions: $questions is not a file (INPUT)"
@@ -49,6 +52,6 @@ done
 
 name=tvqa_dpo_val5k_59f_uniform
 [[ $variant == full ]] || name=tvqa_dpo_val5k_$variant
-out=$runs/$name
+out=$runs/$name$kind
 run unipixel film eval --task tvqa --models "$dpo_models" --shards "$shards" --methods "${methods[@]}" --variant "$variant" --out "$out" "${flags[@]}"
 run unipixel film grid --runs "$runs" --run_names "$(basename "$out")" --variant "$variant" # step 2: what came out

@@ -22,7 +22,8 @@ from unipixel.sample import Example, Sample
 METHODS = ("blend_blur_with_last_frame", "weighted_average")
 ANSWERS = {"one_0": ("What did the man hide under the grave?", "the man buries the gold under the grave"),
            "one_1": ("Why does he run?", "because the dog is behind him")}
-TRAIN = {"the_matrix_0": ("Why does she run?", "because it rains"), "the_matrix_1": ("Who is it?", "the old man"), "the_matrix_2": ("Who sings?", "the old man")}
+TRAIN = {"the_matrix_0": ("Why does she run?", "because it rains"), "the_matrix_1": ("Who is it?", "the old man"),
+         "the_matrix_2": ("Who sings?", "the old man")}
 
 
 def write_films(root: Path) -> None:

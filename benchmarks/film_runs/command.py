@@ -115,7 +115,7 @@ def check(args: FilmEvalArguments) -> Evaluation:
     for model in models:
         frames, text = (dataclasses.asdict(part) for part in model.context)
         asked = {"task": task.name, "protocol": task.protocol().hash, "model": dict(model.content), "frames": frames, "template": text,
-                 "max_new_tokens": args.max_new_tokens, "limit": args.limit, "variant": args.variant}
+                 "prompt": files.prompt_of(model.context), "max_new_tokens": args.max_new_tokens, "limit": args.limit, "variant": args.variant}
         cells.append((model, [Cell(model.name, method, shards, Path(args.out, *filter(None, (model.name, method))),
                                    asked | {"data": ShardDataset(shards).fingerprint, "method": method}, scored)
                               for method, shards in folders.items()]))

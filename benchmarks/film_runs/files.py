@@ -48,6 +48,11 @@ def line(task: Task, sample: Sample, example: Example, scored: Scored, cell: Cel
     return make(sample, example, scored) | {"pooling": POOLING[frames.show_frames], "method": cell.method} | context_fields | ours
 
 
+def prompt_of(context: Context) -> dict[str, str] | None:
+    """Name, version and hash of the wording; ``None`` for the plain prompt, which has no file."""
+    return None if context[1].prompt == "plain" else film_context.prompt_card(context[1].prompt)
+
+
 def status(prediction: Prediction | None) -> str:
     """``ok``, or why there is no answer; masks are not asked for."""
     return "missing" if prediction is None else prediction.status if prediction.failed else "ok"
@@ -92,7 +97,7 @@ def summary(task: Task, scored: Sequence[Scored], cell: Cell, model: Model, *, v
         "adapter": cell.adapter, "stage": model.stage, "variant": variant, "ci95": {name: metric["ci95"] for name, metric in found.items()},
         **more, "parse_failures": problems.pop(NO_FINAL_ANSWER, 0), "errors": sum(one.said is None for one in scored), "problems": dict(problems),
         "status": dict(sorted(states.items())), **split,
-        "prompt": None if text.prompt == "plain" else film_context.prompt_card(text.prompt),
+        "prompt": prompt_of(model.context),
         "context": {"frames": dataclasses.asdict(frames), "template": dataclasses.asdict(text)},
         "model": dict(model.content), "hashes": cell.hashes, "code": code_hash(),
         "versions": versions(("unipixel-train", "torch", "transformers", "peft", "sentence-transformers"))}

@@ -65,6 +65,16 @@ def test_explicit_endings(model, endings, count):
     assert len(lora_targets(model.backbone, LoraSettings(lora_targets=endings))) == count
 
 
+def test_endings_stay_within_the_scope(model):
+    """gate, up and down projections are names of the vision tower too: with ``llm`` it stays as it is."""
+    endings = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
+    assert sum("visual" in name for name in lora_targets(model.backbone, LoraSettings(lora_targets=endings))) == 6
+    inside = lora_targets(model.backbone, LoraSettings(lora_targets=endings, lora_scope="llm"))
+    assert len(inside) == 14 and not any("visual" in name for name in inside)
+    with pytest.raises(ConfigError, match=r"lora_targets='attn.qkv' matched 0 of \d+ linear layers of lora_scope='llm'"):
+        lora_targets(model.backbone, LoraSettings(lora_targets="attn.qkv", lora_scope="llm"))
+
+
 def test_an_ending_is_whole_names(model):
     """``proj`` does not mean ``o_proj``."""
     assert lora_targets(model.backbone, LoraSettings(lora_targets="proj")) == [f"model.visual.blocks.{i}.attn.proj" for i in range(2)]
@@ -132,6 +142,57 @@ def test_parts_that_do_not_exist(model, lora, train, words):
 def test_settings_out_of_range(changes, words):
     with pytest.raises(ConfigError, match=words):
         LoraSettings(**changes)
+
+
+# --- the projector ---------------------------------------------------------------------------------------------------------------------
+
+MERGER = ["model.visual.merger.mlp.0", "model.visual.merger.mlp.2"]
+
+
+@pytest.mark.parametrize("rule", [{"lora_layers": "linear"}, {"lora_targets": "q_proj,up_proj"}, {"lora_scope": "all", "lora_layers": "linear"}])
+def test_adapters_in_the_projector_beside_any_rule(model, rule):
+    rule = {"lora_scope": "llm", **rule}
+    without, with_it = (lora_targets(model.backbone, LoraSettings(**rule, lora_projector=on)) for on in (False, True))
+    assert [name for name in with_it if "merger" in name] == MERGER and len(set(with_it)) == len(with_it)
+    assert set(with_it) - set(without) == ({*MERGER} if rule["lora_scope"] == "llm" else set())
+
+
+def test_the_projector_of_the_other_family_is_found(tiny_qwen3):
+    settings = {k: v for k, v in recipe(tiny_qwen3).items() if k in ModelSettings.__dataclass_fields__}
+    backbone = build_model(ModelSettings(**settings))[0].backbone
+    found = [name for name in lora_targets(backbone, LoraSettings(lora_scope="llm", lora_projector=True)) if "visual" in name]
+    assert found and all("merger" in name for name in found)
+
+
+def test_adapters_in_the_projector_train_and_the_tower_stays(tiny):
+    """One step: every adapter of the projector moves, and nothing else of the vision tower has one."""
+    rule = {"lora_scope": "llm", "lora_targets": "q_proj,gate_proj,up_proj,down_proj", "lora_projector": True}
+    model, _, encoder, groups = tiny_parts(tiny, **rule, train=["seg"])
+    adapted = {name: p for name, p in model.named_parameters() if "lora_" in name and "visual" in name}
+    assert len(adapted) == 4 and all("visual.merger.mlp." in name for name in adapted)
+    for name, parameter in adapted.items():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(parameter, std=0.1)  # from zero, half of the adapter would have no gradient in the first step
+    batch = collate([encoder(groups.sample(0), with_masks=False)], "video")
+    before = {name: p.detach().clone() for name, p in adapted.items()}
+    out = model(**batch)
+    torch.nn.functional.cross_entropy(out.logits, batch["label_ids"]).backward()
+    torch.optim.SGD(adapted.values(), lr=1.0).step()
+    assert all(not p.equal(before[name]) for name, p in adapted.items())
+
+
+@pytest.mark.parametrize(("settings", "train", "words"), [
+    ({"lora_layers": "none"}, [], "lora_projector=true adds adapters, which lora_layers='none' leaves out"),
+    ({}, ["projector"], "lora_projector=true adapts the projector, train lists all of it")])
+def test_projectors_that_cannot_be_adapted(model, settings, train, words):
+    with pytest.raises(ConfigError, match=words):
+        lora_targets(model.backbone, LoraSettings(lora_projector=True, **settings), train)
+
+
+def test_a_backbone_without_a_projector_is_an_error():
+    backbone = torch.nn.ModuleDict({"q_proj": torch.nn.Linear(2, 2)})
+    with pytest.raises(ConfigError, match="lora_projector=true matched 0 of 1 linear layers"):
+        lora_targets(backbone, LoraSettings(lora_projector=True))
 
 
 # --- variants: rsLoRA, DoRA, new tokens alone, four-bit weights -------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from unipixel.data.shards import ShardDataset, ShardWriter
 from unipixel.errors import ConfigError
 from unipixel.train import sft
 from unipixel.train.checkpoints import MARKER, mark_complete, rotate
-from unipixel.train.validation import Validation, check_held_out
+from unipixel.train.validation import Validation, check_held_out, film_divisions
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +42,20 @@ def test_what_may_not_choose(tmp_path, split, films, message):
     with pytest.raises(ConfigError, match=message):
         check_held_out(train, shards(tmp_path / "held_out", split, films))
     check_held_out(train, shards(tmp_path / "fine", "validation", {1: "hero"}))
+
+
+def divided(folder: Path, part: str, name: str) -> Path:
+    with ShardWriter(folder, dataset="films", split="train") as writer:
+        medium, frames, _ = clip(0)
+        writer.write(type(medium)(**{**vars(medium), "source": {"film": "hero", "part": part, "split_hash": name}}), questions(0)[2:], frames)
+    return folder
+
+
+def test_the_division_of_films_is_known_and_its_test_part_refused(tiny, tmp_path):
+    train, test = divided(tmp_path / "train", "train", "0123"), divided(tmp_path / "test", "test", "0123")
+    assert film_divisions(ShardDataset([tiny.clips, train])) == ["0123"] and film_divisions(ShardDataset(tiny.clips)) == []
+    with pytest.raises(ConfigError, match=r"holds the films of the test part \(split hash 0123\)"):
+        film_divisions(ShardDataset([train, test]))
 
 
 def test_keep_best_needs_something_to_tell_it_by(tiny, tmp_path, capsys):
@@ -92,7 +106,8 @@ def test_the_best_checkpoint_is_the_result(tiny, held_out, tmp_path):
     out = run(tiny, held_out, tmp_path / "run", 1)
     found = losses(out)
     best = min(found, key=found.get)
-    assert sorted(found) == [2, 4, 6] and best != 6 and f"best checkpoint: step {best}, validation loss {found[best]:.4f}" in (out / "rank_0.log").read_text()
+    assert sorted(found) == [2, 4, 6] and best != 6
+    assert f"best checkpoint: step {best}, validation loss {found[best]:.4f}" in (out / "rank_0.log").read_text()
     for name in ("adapter_model.safetensors", "pytorch_model.safetensors", "config.json", "adapter_config.json"):
         assert (out / name).read_bytes() == (out / f"checkpoint-{best}" / name).read_bytes()
     other = next(step for step in found if step != best and (out / f"checkpoint-{step}").is_dir())

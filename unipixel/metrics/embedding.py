@@ -48,7 +48,7 @@ class SentenceTransformer:
         try:
             self._model = sentence_transformers.SentenceTransformer(name, device=device)
         except (OSError, ValueError) as error:
-            raise ConfigError(f"the sentence encoder {name!r} cannot be loaded: {error}") from error
+            raise ConfigError(f"the sentence encoder {name!r} cannot be loaded: {error}; download it, or go without") from error
         self.name, self.revision = name, getattr(self._model[0].auto_model.config, "_commit_hash", None)
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:

@@ -34,7 +34,8 @@ from unipixel.train.callbacks import GradientCheck, Preemption, Scalars
 from unipixel.train.deepspeed_private import whole_weights
 from unipixel.train.preference_settings import SORTED, PairDataSettings, PairRunSettings, PreferenceArguments
 from unipixel.train.preference_trainer import PreferenceTrainer
-from unipixel.train.sft import find_resume, inference_fields, print_trainable, total_steps, write_settings
+from unipixel.train.sft import find_resume, inference_fields, print_divisions, print_trainable, total_steps, write_settings
+from unipixel.train.validation import film_divisions
 
 SETTINGS = (ModelSettings, LoraSettings, PairDataSettings, FrameSettings, TemplateSettings, PairSettings, PairRunSettings, PreferenceArguments)
 FIELD = "preference"
@@ -149,6 +150,7 @@ def run_dpo(model_settings, lora, data, frames, text, pairs, run, args) -> int:
         carried = set().union(*(load_trained_values(model, source.strip()) for source in filter(None, run.init_from.split(","))))
     parts, missing = read_mixture(data.shards, data.data_root, skip_missing=data.skip_missing)
     dataset = ShardDataset([part.folder for part in parts], Storage(data.cache_dir, int(data.cache_gib * 2**30)))
+    divisions = film_divisions(dataset)
     groups = PairGroups(dataset, masks=run.mask_preference > 0)
     check_modes(run, groups.modes)
     encoder = PairEncoder(tokenizer, frames, text, sam_size=model_settings.sam2_image_size, max_tokens=data.max_tokens, seed=args.seed,
@@ -170,6 +172,7 @@ def run_dpo(model_settings, lora, data, frames, text, pairs, run, args) -> int:
     gradients.trainer = trainer
     if args.process_index == 0:
         print_trainable(report)
+        print_divisions(divisions)
         print_plan(run, args, groups, plan, reference, missing)
         print(f"{'resuming from ' + str(resume) if resume else 'starting from ' + (run.init_from or 'the base model')}"
               f"{', converted for another number of processes' if converted else ''}")

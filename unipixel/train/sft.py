@@ -37,7 +37,7 @@ from unipixel.train.callbacks import GradientCheck, MaskPanels, Preemption, Scal
 from unipixel.train.deepspeed_private import whole_weights
 from unipixel.train.settings import DataSettings, RunSettings, SFTArguments
 from unipixel.train.trainer import GroundedTrainer
-from unipixel.train.validation import Evaluate, Validation, check_held_out
+from unipixel.train.validation import Evaluate, Validation, check_held_out, film_divisions
 
 log = logging.getLogger(__name__)
 SETTINGS = (ModelSettings, LoraSettings, DataSettings, FrameSettings, TemplateSettings, MaskLossSettings, RunSettings, SFTArguments)
@@ -50,6 +50,12 @@ def print_trainable(report: TrainableReport) -> None:
     print(tabulate(rows, headers=("trains", "tensors", "parameters"), colalign=("left", "right", "right")))
     if report.lora_modules:
         print(f"LoRA in {len(report.lora_modules)} modules: {', '.join(report.lora_modules[:3])}, … {report.lora_modules[-1]}")
+
+
+def print_divisions(hashes: list[str]) -> None:
+    """Which division of films trains, the same hash that evaluations of it print."""
+    if hashes:
+        print(f"films: split hash {', '.join(hashes)}")
 
 
 def total_steps(args: SFTArguments, groups: float) -> int:
@@ -123,6 +129,7 @@ def run_sft(model_settings, lora, data, frames, text, masks, run, args) -> int:
     plan = OrderPlan(groups.sources(parts), seed=args.seed)
     args.max_steps = total_steps(args, plan.epoch_size)
 
+    divisions = film_divisions(dataset)
     validation = build_validation(data, run, args, dataset, encoder)
     gradients, preemption, scalars = GradientCheck(), Preemption(), Scalars()
     callbacks = [*([Evaluate()] if validation else []), gradients, preemption]  # before Preemption: what that saves is not evaluated
@@ -140,6 +147,7 @@ def run_sft(model_settings, lora, data, frames, text, masks, run, args) -> int:
             print(f"data: {len(missing)} folders are missing and left out (skip_missing): {', '.join(missing)}")
         print(f"data: {len(dataset)} examples in {len(groups)} groups, {plan.epoch_size:g} groups per epoch, {args.max_steps} steps of "
               f"{args.per_device_train_batch_size} x {args.gradient_accumulation_steps} x {args.world_size} (media x accumulation x processes)")
+        print_divisions(divisions)
         if validation:
             print(f"validation: {len(validation.groups)} groups of {', '.join(data.eval_shards)} at each checkpoint"
                   f"{'; the best one is the result' if run.keep_best else ''}")

@@ -7,9 +7,10 @@ that sharded weights are gathered together; the loss does not depend on the numb
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 from transformers import TrainerCallback
@@ -20,12 +21,12 @@ from unipixel.data.loader import Groups, Skip
 from unipixel.data.shards import ShardDataset
 from unipixel.errors import ConfigError, DataError, SampleError
 from unipixel.objectives.language import cross_entropy_sum
-from unipixel.sample import Sample
 
 if TYPE_CHECKING:
     from unipixel.train.trainer import GroundedTrainer
 
 TEST = "test"
+MEDIUM = "medium_id"
 NAMED = 5
 """Media that a message names."""
 
@@ -107,6 +108,23 @@ class Validation:
         return loss / tokens
 
 
+def film_divisions(dataset: ShardDataset) -> list[str]:
+    """Hashes of the divisions of films that training data were packed with, one per folder of films; empty for other data.
+
+    Raises:
+        ConfigError: a folder holds the films that the division keeps for tests.
+    """
+    found: dict[str, None] = {}
+    for number, folder in enumerate(dataset.paths):
+        source = _source(dataset, int(np.argmax(dataset.folder_of == number)))
+        name = source.get("split_hash")
+        if source.get("part") == TEST:
+            raise ConfigError(f"shards={str(folder)!r} holds the films of the test part (split hash {name}): train on the others")
+        if name:
+            found[str(name)] = None
+    return list(found)
+
+
 def check_held_out(train: ShardDataset, held_out: ShardDataset) -> None:
     """What chooses a checkpoint may neither train nor be tested on. Reads what each medium lists, not its frames.
 
@@ -125,9 +143,14 @@ def check_held_out(train: ShardDataset, held_out: ShardDataset) -> None:
 
 
 def _media(dataset: ShardDataset) -> set[str]:
-    rows: Sequence[int] = dataset.groups(max_turns=len(dataset)).first.tolist()
-    return {_source(dataset.sample(row)) for row in rows}
+    sources = (_source(dataset, row) for row in dataset.groups(max_turns=len(dataset)).first.tolist())
+    return {str(source.get("film") or source.get(MEDIUM)) for source in sources if source}
 
 
-def _source(sample: Sample) -> str:
-    return str(sample.medium.source.get("film") or sample.medium.medium_id)
+def _source(dataset: ShardDataset, row: int) -> dict[str, Any]:
+    """Where a medium comes from, and its id; empty for one that cannot be read, which takes no part in training either."""
+    try:
+        medium = dataset.sample(row).medium
+    except SampleError:
+        return {}
+    return {MEDIUM: medium.medium_id, **medium.source}
