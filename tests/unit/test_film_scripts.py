@@ -143,7 +143,8 @@ def test_run_tvqa_eval_keeps_what_is_there(tmp_path):
     pack, evaluation, _ = calls(script("run_tvqa_eval.sh", tmp_path, PREPARED="1", CONTEXT="clip", **done))
     assert pack == ["pack", "--source", "tvqa", "--input", ".", "--split", "val", "--out", "packed/war", "--set",
                     "table=processed_tvqa/val_10_seed1.jsonl", "pooling=war", "context=clip"]
-    assert evaluation[:7] == ["film", "eval", "--task", "tvqa", "--models", "dpo", "--shards"] and evaluation[-1] == "runs/tvqa_dpo_val5k_59f_uniform_clip"
+    assert evaluation[:7] == ["film", "eval", "--task", "tvqa", "--models", "dpo", "--shards"]
+    assert evaluation[-1] == "runs/tvqa_dpo_val5k_59f_uniform_clip"
 
 
 def test_run_tvqa_eval_refuses(tmp_path):
