@@ -61,6 +61,7 @@ COMMANDS: dict[str, Command] = {
     "score-masks": Command("benchmarks.mask_folders:main", "J and F of folders of label pictures, object by object (DAVIS 2017)"),
     "leaderboard": Command("benchmarks.leaderboard.command:main", "tables of many results: Markdown, CSV, LaTeX, HTML"),
     "compare": Command("benchmarks.leaderboard.compare:main", "paired differences of two results, and the examples that changed"),
+    "faithfulness": Command("benchmarks.faithfulness:main", "is the evidence that a model cites what it answers from"),
     "report": Command("benchmarks.report:main", "predictions beside the truth as one HTML page"),
 }
 

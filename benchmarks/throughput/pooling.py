@@ -20,6 +20,7 @@ from data_tools.pooling import METHODS
 from data_tools.pooling.chunks import ChunkRule, pooled_chunks
 from data_tools.pooling.video import FilmReader, PictureSize
 
+RESULT = Path(__file__).resolve().parents[1] / "results" / "pooling.json"
 RATE = Fraction(24000, 1001)
 WIDTH, HEIGHT = 640, 360
 SCENE_FRAMES = 720
@@ -100,4 +101,4 @@ def measure(folder: Path, quick: bool = False) -> list[Check]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run([measure]))
+    raise SystemExit(run([measure], RESULT))

@@ -73,11 +73,12 @@ class Predictor:
 
     Args:
         frames, text: frame budget and prompt form, as the model was trained with.
+        draw_masks: false where only words are wanted: SAM 2 does not run.
     """
 
     def __init__(self, model: GroundedVLM, tokenizer, frames: media.FrameSettings, text: template.TemplateSettings, *,
-                 max_new_tokens: int = 512, batch_size: int = 8, offload_memory: bool = False):
-        self.model, self.tokenizer, self.text = model, tokenizer, text
+                 max_new_tokens: int = 512, batch_size: int = 8, offload_memory: bool = False, draw_masks: bool = True):
+        self.model, self.tokenizer, self.text, self.draw_masks = model, tokenizer, text, draw_masks
         self.max_new_tokens, self.batch_size, self.offload_memory = max_new_tokens, batch_size, offload_memory
         self.encoder = SampleEncoder(tokenizer, frames, text, sam_size=model.sam2.image_size, layout=model.family.layout)
 
@@ -140,7 +141,7 @@ class Predictor:
     def segment(self, sample: Sample, replies: Sequence[Reply]) -> list[list]:
         """Mask tracks of each reply; all objects of the medium are tracked together, its frames encoded once."""
         tokens = torch.cat([r.tokens for r in replies])
-        if not len(tokens) or not len(sample.frames):
+        if not len(tokens) or not len(sample.frames) or not self.draw_masks:
             return [[] for _ in replies]
         tracks = iter(segment_clip(self.model, sample.frames, (sample.medium.height, sample.medium.width), tokens, key=sample.key,
                                    offload_memory=self.offload_memory))
@@ -163,7 +164,8 @@ def to_prediction(sample: Sample, example: Example, reply: Reply, tracks: Sequen
 
 
 def load_predictor(checkpoint: str, *, backbone: str = "", fourier_from: str = "", num_frames: int = 0, max_new_tokens: int = 512,
-                   batch_size: int = 8, offload_memory: bool = False, device: str = "auto", context: Mapping[str, Any] | None = None) -> Predictor:
+                   batch_size: int = 8, offload_memory: bool = False, device: str = "auto", context: Mapping[str, Any] | None = None,
+                   draw_masks: bool = True) -> Predictor:
     """Model, frame budget and prompt form of a trained checkpoint. ``context``: settings of frames and prompt that shall differ from training.
 
     One of the reference records neither: it gets the reference's, 16 frames at its fixed rate.
@@ -173,7 +175,7 @@ def load_predictor(checkpoint: str, *, backbone: str = "", fourier_from: str = "
     frames, text = evaluation_settings(stored, dict(context or {}) | ({"num_frames": num_frames} if num_frames else {}))
     model, tokenizer = load_checkpoint(checkpoint, backbone=backbone, fourier_from=fourier_from, device=device)
     return Predictor(model, tokenizer, frames, text, max_new_tokens=max_new_tokens, batch_size=batch_size,
-                     offload_memory=offload_memory)
+                     offload_memory=offload_memory, draw_masks=draw_masks)
 
 
 def questions(settings: PredictSettings, done: set[str]) -> Iterable[Sample]:
