@@ -25,17 +25,17 @@ COMMANDS: dict[str, Command] = {
     "quickstart": Command("launch.quickstart:main", "train, predict and score a toy model on this machine, in minutes"),
     "synth": Command("data_tools.synth:main", "write a synthetic video world with exact answers, times and masks"),
     "film prepare": Command("data_tools.film.command:main", "films with subtitles and questions: pooled pictures, key frames, text tables"),
+    "film split": Command("data_tools.film.split:main", "which films train, choose checkpoints and test; checks their annotations"),
+    "film release pack": Command("data_tools.film.release_pack:main", "prepared films as a release: deterministic tars, manifest, card"),
+    "film release verify": Command("data_tools.film.release_unpack:verify_main", "check a release: every size, checksum and archive member"),
+    "film release unpack": Command("data_tools.film.release_unpack:unpack_main", "a downloaded release back into folders, checked before and safely"),
     "film sample": Command("data_tools.film.sample:main", "a stratified part of a table of questions, e.g. 5000 of TVQA by show"),
     "film rationales": Command("data_tools.rationale.command:main", "reasons for known answers by a model, every citation checked"),
-    "film release pack": Command("data_tools.film.release_pack:main", "prepared films as a release: deterministic tars, manifest, card"),
-    "film release unpack": Command("data_tools.film.release_unpack:unpack_main", "a downloaded release back into folders, checked before and safely"),
-    "film release verify": Command("data_tools.film.release_unpack:verify_main", "check a release: every size, checksum and archive member"),
-    "film split": Command("data_tools.film.split:main", "which films train, choose checkpoints and test; checks their annotations"),
+    "film eval": Command("benchmarks.film_runs.command:main", "an untrained or trained models over all pooling methods: replies, scores, baselines"),
+    "film grid": Command("benchmarks.film_runs.grid:main", "one number per training and evaluation pooling, from the runs of film eval"),
     "film tables": Command("benchmarks.film_report.tables:main", "runs over poolings as tables: leaderboard, DPO - SFT, ablation"),
     "film panels": Command("benchmarks.film_report.panels:main", "questions about films as pages: pictures, people's answer, replies of runs"),
     "film player": Command("benchmarks.film_report.player:main", "the pooled pictures of a film, method beside method, as one page"),
-    "film eval": Command("benchmarks.film_runs.command:main", "an untrained or trained models over all pooling methods: replies, scores, baselines"),
-    "film grid": Command("benchmarks.film_runs.grid:main", "one number per training and evaluation pooling, from the runs of film eval"),
     "pack": Command("data_tools.pack:main", "turn a dataset into checked tar shards"),
     "index": Command("data_tools.reindex:main", "make index and manifest of a folder of tars anew"),
     "validate": Command("data_tools.validate:main", "check packed data completely: structure, checksums, every frame and mask"),
@@ -82,7 +82,12 @@ def find(words: Sequence[str]) -> tuple[str, list[str]]:
         length = len(name.split())
         if name.split() == list(words[:length]):
             return name, list(words[length:])
-    raise ConfigError(f"unknown command {words[0]!r}{nearest(words[0], COMMANDS)}; `unipixel --help` lists all")
+    said = [word for word in words[:3] if not word.startswith("-")]
+    family = [name for name in COMMANDS if name.split()[0] == words[0]]
+    if len(said) == 1 and family:
+        raise ConfigError(f"{words[0]!r} is the first word of {', '.join(map(repr, family))}; `unipixel --help` says what they do")
+    near = nearest(" ".join(said[:2]), COMMANDS) or nearest(words[0], COMMANDS)
+    raise ConfigError(f"unknown command {' '.join(said[:2] if family else said[:1])!r}{near}; `unipixel --help` lists all")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

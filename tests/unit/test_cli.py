@@ -57,11 +57,19 @@ def test_a_programming_error_keeps_its_traceback(echo):
         cli.main(["echo", "loud"])
 
 
-@pytest.mark.parametrize(("words", "near"), [(["trian", "sft"], "'train sft'"), (["train"], "'train sft'"), (["scroe"], "'score'")])
-def test_an_unknown_command_names_the_nearest(capsys, words, near):
+@pytest.mark.parametrize(("words", "unknown", "near"), [(["trian", "sft"], "trian", "'train sft'"), (["scroe"], "scroe", "'score'"),
+                                                        (["film", "prepar", "--out", "x"], "film prepar", "'film prepare'")])
+def test_an_unknown_command_names_the_nearest(capsys, words, unknown, near):
     assert cli.main(words) == EXIT_USER_ERROR
     error = capsys.readouterr().err
-    assert f"unknown command '{words[0]}'" in error and near in error and error.count("\n") == 1
+    assert f"unknown command '{unknown}'" in error and near in error and error.count("\n") == 1
+
+
+def test_half_a_command_names_all_that_begin_so(capsys):
+    for words in (["film"], ["film", "--help"]):
+        assert cli.main(words) == EXIT_USER_ERROR
+        error = capsys.readouterr().err
+        assert "'film prepare'" in error and "'film player'" in error and "'pack'" not in error
 
 
 def test_without_a_command_the_list_is_shown(capsys):
