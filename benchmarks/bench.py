@@ -161,8 +161,8 @@ def infer(jobs: Sequence[Job], args: BenchArguments, model: ModelArguments) -> P
     return plan
 
 
-def start_workers(argv: Sequence[str], count: int) -> None:
-    """``count`` processes of this command, one per GPU in turn; a worker that dies leaves its work to the others.
+def start_workers(argv: Sequence[str], count: int, module: str = "benchmarks.bench") -> None:
+    """``count`` processes of a command, one per GPU in turn; a worker that dies leaves its work to the others.
 
     Raises:
         DataError: none of them ended well.
@@ -171,7 +171,7 @@ def start_workers(argv: Sequence[str], count: int) -> None:
     processes = []
     for number in range(count):
         environment = dict(os.environ) | ({"CUDA_VISIBLE_DEVICES": _device(number % gpus)} if gpus else {})
-        processes.append(subprocess.Popen([sys.executable, "-m", "benchmarks.bench", *argv, "--worker", str(number)], env=environment))
+        processes.append(subprocess.Popen([sys.executable, "-m", module, *argv, "--worker", str(number)], env=environment))
     codes = [process.wait() for process in processes]
     if any(codes):
         print(f"exit codes of the workers: {codes}", file=sys.stderr)

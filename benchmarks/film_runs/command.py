@@ -9,15 +9,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+import torch
 from tabulate import tabulate
 
-from benchmarks.bench import BenchArguments, the_plan
+from benchmarks.bench import BenchArguments, start_workers, the_plan
 from benchmarks.film_runs import baselines, files
 from benchmarks.film_runs import cells as layout
 from benchmarks.film_runs.cells import ASKED, BENCH, PREDICTIONS, SUMMARY, VARIANTS, Cell
@@ -63,6 +64,8 @@ class FilmEvalArguments:
     embed: str = setting("auto", "sentence encoder of EmbedCos: a model's name, none, or auto (POVQA's, when its package is installed)")
     backbone: str = setting("", "base model, when it is not where the checkpoint or recipe says")
     batch_size: int = setting(8, "prompts generated together")
+    workers: int = setting(0, "processes on this machine, which share the questions; 0: one per GPU, or one")
+    worker: int = setting(-1, "number of this process among several; set by the process that starts them")
     device: str = setting("auto", "cuda, cpu, or auto")
     overwrite: bool = setting(False, "make runs of other settings anew, instead of stopping")
     retry_failed: bool = setting(False, "ask again what failed in a run")
@@ -77,7 +80,7 @@ class FilmEvalArguments:
             raise ConfigError("give either --base RECIPE or --models FOLDER")
         if self.adapters and not self.models:
             raise ConfigError("--adapters are folders of --models")
-        for name in ("num_frames", "max_new_tokens", "limit", "bootstrap"):
+        for name in ("num_frames", "max_new_tokens", "limit", "bootstrap", "workers"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}={getattr(self, name)} must not be negative")
         if self.compat not in get_task(self.task).protocols:
@@ -133,30 +136,65 @@ def _encoder(wanted: str) -> tuple[str | None, str | None]:
     return embedding.MODEL if wanted == "auto" else wanted, None
 
 
-def run(args: FilmEvalArguments) -> list[Path]:
-    """All cells; their summaries. Raises what stops the first one that fails."""
+def run(args: FilmEvalArguments, argv: Sequence[str] = ()) -> list[Path]:
+    """All cells; their summaries. Raises what stops the first one that fails.
+
+    Args:
+        argv: the arguments that ``args`` were made of, for the processes that share the work.
+    """
     found = check(args)
+    workers = args.workers or torch.cuda.device_count() or 1
+    if args.worker >= 0:
+        for model, cells in found.cells:
+            ask_all(found, model, open_cells(cells, args))
+        return []
     encoder = embedding.SentenceTransformer(found.encoder_name) if found.encoder_name else None
     train = baselines.train_examples(args.train_shards, found.task)
     done, rows = [], []
     for model, cells in found.cells:
-        predictor = None
         for cell in cells:
-            state = cell.state(args.overwrite)
-            if state == "other":
+            if cell.state(args.overwrite) == "other":
                 cell.remove()
-            if state == "finished" and not args.retry_failed:
-                print(f"{cell.name}: kept, {cell.out / SUMMARY}")
-            else:
-                if state != "asked" or args.retry_failed:
-                    predictor = predictor or model.load(args.batch_size, args.device)
-                    ask(found, cell, model, predictor)
+        left, kept = open_cells(cells, args), [cell for cell in cells if cell.state() == "finished" and not args.retry_failed]
+        if left and workers > 1:
+            for cell in left:
+                claim(cell)  # before several processes look whose run this is
+            start_workers([*argv, *(["--adapters", model.name] if model.name else [])], workers, "benchmarks.film_runs.command")
+        asking = ask_each(found, model, left) if workers == 1 else iter(left)
+        for cell in cells:
+            if cell in left:
+                next(asking)
+            if cell not in kept:
                 evaluate(found, cell, model, encoder, train)
-                print(f"{cell.name}: {cell.out / SUMMARY}")
+            print(f"{cell.name}: {'kept, ' if cell in kept else ''}{cell.out / SUMMARY}")
             done.append(cell.out / SUMMARY)
             rows.append((cell.name, json.loads(done[-1].read_text(encoding="utf-8"))))
     print(table(rows))
     return done
+
+
+def open_cells(cells: Sequence[Cell], args: FilmEvalArguments) -> list[Cell]:
+    """Those whose questions are still to be asked."""
+    return [cell for cell in cells if args.retry_failed or cell.state() not in ("finished", "asked")]
+
+
+def ask_each(evaluation: Evaluation, model: Model, cells: Sequence[Cell]) -> Iterator[Cell]:
+    """Cells of one model, which is loaded once, each when all its questions are answered."""
+    predictor = None
+    for cell in cells:
+        predictor = predictor or model.load(evaluation.args.batch_size, evaluation.args.device)
+        ask(evaluation, cell, model, predictor)
+        yield cell
+
+
+def ask_all(evaluation: Evaluation, model: Model, cells: Sequence[Cell]) -> None:
+    for _ in ask_each(evaluation, model, cells):
+        pass
+
+
+def claim(cell: Cell) -> None:
+    """Write down what the folder of a cell is asked for."""
+    files.write(cell.out / BENCH / ASKED, json.dumps({"hashes": cell.hashes, "asked": dict(cell.asked)}, indent=1) + "\n")
 
 
 def job(evaluation: Evaluation, cell: Cell) -> Job:
@@ -167,13 +205,13 @@ def ask(evaluation: Evaluation, cell: Cell, model: Model, predictor: Predictor) 
     """All questions of a cell, by the benchmarks' runner: what is answered already stays."""
     args, folder = evaluation.args, cell.out / BENCH
     adapter = FilmAdapter(predictor, {"adapter": "film", "model": model.name or "base", "asked": cell.hashes["asked"]}, args.max_new_tokens)
-    files.write(folder / ASKED, json.dumps({"hashes": cell.hashes, "asked": dict(cell.asked)}, indent=1) + "\n")
+    if args.worker < 0:
+        claim(cell)
     plan = the_plan((job(evaluation, cell),), adapter, BenchArguments(out=str(folder), limit=args.limit))
-    if args.retry_failed:
+    if args.retry_failed and args.worker <= 0:
         units = Units(folder, plan, "retry")
         print(f"asked again: {sum(units.reopen(unit) for unit in plan.units if units.finished(unit))} failed questions")
     run_worker(folder, plan, adapter)
-    merge(folder, plan)
 
 
 def evaluate(evaluation: Evaluation, cell: Cell, model: Model, encoder: embedding.Encoder | None, train: Sequence) -> None:
@@ -228,8 +266,9 @@ def table(rows: Sequence[tuple[str, dict]]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """``unipixel film eval``: exit code 0, or ``EXIT_USER_ERROR`` with the reason on stderr."""
     try:
+        argv = sys.argv[1:] if argv is None else argv
         (args,) = parse([FilmEvalArguments], argv, prog="unipixel film eval")
-        run(args)
+        run(args, argv)
     except UniPixelError as error:
         print(f"unipixel film eval: {error}", file=sys.stderr)
         return EXIT_USER_ERROR

@@ -205,3 +205,29 @@ def test_the_table_names_what_it_is_read_against(evaluate, models, capsys):  # n
     out = capsys.readouterr().out
     assert "(question)" in out and "(perfect answers, cut)" in out and "EmbedCos" not in out
     assert command.table([("x", summary(evaluate.out / WA / BBLF))]).count("\n") > 5
+
+
+def test_several_processes_share_the_questions(evaluate, models, monkeypatch, capsys):  # noqa: F811
+    """Started as the command starts them, here one after the other: the same files, and a model's cells are scored when they are answered."""
+    models.replies["one_0"] = RIGHT
+    assert evaluate(out="runs/alone") == 0
+    models.asked.clear()
+    started = []
+
+    def start(argv, count, module):
+        started.append((argv[-2:], count, module))
+        for number in range(count):
+            assert main([*argv, "--worker", str(number)]) == 0
+
+    monkeypatch.setattr(command, "start_workers", start)
+    assert evaluate("--workers", "2", out="runs/shared") == 0
+    assert started == [(["--adapters", name], 2, "benchmarks.film_runs.command") for name in METHODS]
+    assert models.asked == ["one_0", "one_1"] * 4, "nothing twice"
+    alone, shared = (evaluate.out.parent / name for name in ("alone", "shared"))
+    for path in alone.rglob("predictions.jsonl"):
+        assert (shared / path.relative_to(alone)).read_bytes() == path.read_bytes()
+        assert summary((shared / path.relative_to(alone)).parent)["metrics"] == summary(path.parent)["metrics"]
+    models.asked.clear()
+    assert evaluate("--workers", "2", out="runs/shared") == 0 and models.asked == [] and len(started) == 2, "kept"
+    assert evaluate("--workers", "2", "--num_frames", "3", "--overwrite", "true", out="runs/shared") == 0 and len(models.asked) == 8
+    assert "kept, " in capsys.readouterr().out
