@@ -160,3 +160,11 @@ def test_tables_and_pages_read_the_runs(place):
     place.run("unipixel", "film", "tables", "--runs", "runs", "--out", "tables", "--permutations", "100", "--bootstrap", "20")
     place.run("unipixel", "film", "panels", "--runs", "runs", "--pictures", "data/out_preprocessed", "--out", "panels", "--n", "2")
     assert list((place.folder / "tables").iterdir()) and list((place.folder / "panels").rglob("*.html"))
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_run(place):
+    place.run("unipixel", "film", "eval", "--base", "sft.yaml", "--shards", "shards/reasonvqa_test", "--methods", "WA", "--workers", "2",
+              "--out", "shared", *SHORT_REPLIES[1:], PYTHONPATH=str(ROOT))
+    alone = place.folder / "runs/base-qwen7b_59f_plus_keyframe/weighted_average/predictions.jsonl"
+    assert (place.folder / "shared/weighted_average/predictions.jsonl").read_bytes() == alone.read_bytes()
