@@ -155,7 +155,7 @@ def test_patches_and_normalisation_equal_the_processor(count):
 
 
 @pytest.mark.parametrize(("changes", "words"), [
-    ({"frame_sampling": "all"}, "must be one of"), ({"num_frames": 0}, "num_frames=0 must be at least 1"),
+    ({"frame_sampling": "some"}, "must be one of"), ({"num_frames": 0}, "num_frames=0 must be at least 1"),
     ({"min_pixels": 10, "max_pixels": 5}, "must be positive and in order"), ({"min_pixels": 0}, "must be positive and in order"),
 ])
 def test_settings_out_of_range(changes, words):

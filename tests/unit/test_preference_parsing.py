@@ -39,9 +39,9 @@ def test_only_a_verdict_of_three_yes_is_kept():
 
 def test_prompts_render_and_their_hash_follows_their_text():
     values = {"frames": "F", "question": "Q?", "caption": "C", "reference": "R", "reply": "P", "count": 3, "mode": "temporal", "candidate": 4,
-              "preferred": "good", "adversarial": "bad"}
+              "preferred": "good", "adversarial": "bad", "paused": 3, "options": [("A", "one")], "answer": "one"}
     names = sorted(path.stem for path in FOLDER.glob("*.j2"))
-    assert len({prompt(name).provenance["sha256"] for name in names}) == len(names) == 7
+    assert len({prompt(name).provenance["sha256"] for name in names}) == len(names) == 8
     for name in names:
         text = prompt(name).render(**values)
         assert text and "{" not in text.replace('{"why"', "").replace("{%", "!")
