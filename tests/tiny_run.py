@@ -8,11 +8,13 @@ for starting the same under torchrun.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
 import multiprocessing
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -234,9 +236,12 @@ def _rank(target: Callable, argv: list[str], environment: dict[str, str], log: s
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port to listen on some seconds later: below those that systems give to outgoing connections, which would take it meanwhile."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Ranks:

@@ -7,7 +7,6 @@ installed libraries that fails late or silently.
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Sequence
 
 import torch
@@ -28,10 +27,8 @@ def prepare() -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, (os.cpu_count() or 1) // local_world_size()))
     if "RANK" not in os.environ:  # started without a launcher: DeepSpeed would otherwise look for MPI
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        # Nobody else has to know the port, so the store takes a free one itself: one that was looked up before may be taken by then.
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
 
 
 def check_restarts() -> None:

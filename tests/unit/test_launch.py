@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from launch import start
+from tests.tiny_run import free_port
 from unipixel.errors import EXIT_PREEMPTED, EXIT_USER_ERROR, ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -86,9 +86,7 @@ def test_sigterm_lets_all_workers_save(workers):
 
 def test_two_machines_that_are_told_to_stop(workers):
     begin, folder = workers
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     machines = [begin("saves", nproc=1, more=f"nnodes=2, rdzv='localhost:{port}'") for _ in range(2)]
     wait_for(folder / "ready0", folder / "ready1")
     assert (folder / "ready0").read_text() == "2"

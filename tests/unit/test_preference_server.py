@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from data_tools.preference.score import main as score_main
 from tests.chat_server import chat_server, write_videos
 from tests.preference_roles import Player
 from tests.tiny_chat_model import write_chat_model
+from tests.tiny_run import free_port
 from unipixel.data.pair_groups import PairGroups
 from unipixel.data.shards import ShardDataset
 
@@ -39,9 +39,7 @@ def served(tmp_path_factory):
     from transformers.cli.serving.chat_completion import ChatCompletionHandler  # noqa: PLC0415
 
     model = str(write_chat_model(tmp_path_factory.mktemp("model")))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     arrived, handle = [], ChatCompletionHandler.handle_request
 
     async def counted(self, body, request_id):
