@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from PIL import Image
@@ -24,6 +24,27 @@ from unipixel.sample import Entry, Example, MaskTrack, Sample, decode_entry
 VIEWS = ("only", "without", "elsewhere")
 """Only the cited evidence; everything else; as much of something else."""
 GREY = 128
+
+
+class Frames(Sequence):
+    """Some frames of a medium, changed or not: made when they are read, because a model reads few of them.
+
+    Args:
+        kept: positions in ``frames``.
+        change: (encoded frame, its position) -> encoded frame.
+    """
+
+    def __init__(self, frames: Sequence[bytes], kept: Sequence[int], change: Callable[[bytes, int], bytes] | None = None):
+        self._frames, self._kept, self._change = frames, kept, change
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, i):
+        if isinstance(i, slice):
+            return Frames(self._frames, self._kept[i], self._change)
+        frame = self._frames[self._kept[i]]
+        return frame if self._change is None else self._change(bytes(frame), self._kept[i])
 
 
 def time_views(sample: Sample, example: Example, cited: Prediction, seed: int) -> dict[str, Sample]:
@@ -62,7 +83,7 @@ def _with_frames(sample: Sample, example: Example, kept: Sequence[int]) -> Sampl
     objects = {oid: dataclasses.replace(obj, track=MaskTrack(obj.track.size, tuple(obj.track.entries[t] for t in kept)))
                for oid, obj in medium.objects.items()}
     fewer = dataclasses.replace(medium, frame_times=tuple(medium.frame_times[t] for t in kept), objects=objects, subtitles=said)
-    return dataclasses.replace(sample, medium=fewer, examples=(example,), frames=[sample.frames[t] for t in kept])
+    return dataclasses.replace(sample, medium=fewer, examples=(example,), frames=Frames(sample.frames, kept))
 
 
 def pixel_views(sample: Sample, example: Example, cited: Prediction, seed: int) -> dict[str, Sample]:
@@ -79,12 +100,14 @@ def pixel_views(sample: Sample, example: Example, cited: Prediction, seed: int) 
         raise SampleError("no pixel is cited", reason="no_citation", key=example.example_id)
     rng = stable_rng("elsewhere", seed, example.example_id)
     offset = (int(rng.integers(medium.height // 4, 3 * medium.height // 4 + 1)), int(rng.integers(medium.width // 4, 3 * medium.width // 4 + 1)))
-    masks = {t: _decoded(unions, t, truth.size) for t in range(len(medium.frame_times))}
-    shown = {"only": masks, "without": {t: ~mask for t, mask in masks.items()},
-             "elsewhere": {t: np.roll(mask, offset, (0, 1)) for t, mask in masks.items()}}
-    decoded = [decode_frame(bytes(frame), f"{sample.key}, frame {t}") for t, frame in enumerate(sample.frames)]
-    return {view: dataclasses.replace(sample, examples=(example,), frames=[_grey_but(frame, visible[t]) for t, frame in enumerate(decoded)])
-            for view, visible in shown.items()}
+
+    def showing(visible: Callable[[np.ndarray], np.ndarray]) -> Sample:
+        def grey(frame: bytes, t: int) -> bytes:
+            return _grey_but(decode_frame(frame, f"{sample.key}, frame {t}"), visible(_decoded(unions, t, truth.size)))
+
+        return dataclasses.replace(sample, examples=(example,), frames=Frames(sample.frames, range(len(sample.frames)), grey))
+
+    return {"only": showing(lambda mask: mask), "without": showing(np.logical_not), "elsewhere": showing(lambda mask: np.roll(mask, offset, (0, 1)))}
 
 
 def _decoded(unions: Mapping[int, Entry], frame: int, size: tuple[int, int]) -> np.ndarray:

@@ -65,6 +65,8 @@ class FaithfulnessSettings:
         for name in ("limit", "bootstrap"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}={getattr(self, name)} must not be negative")
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size={self.batch_size} must be at least 1")
 
 
 def asked(settings: FaithfulnessSettings, cited: dict[str, Prediction], ledger: SkipLedger) -> Iterator[tuple[Example, dict[str, Sample]]]:
@@ -90,13 +92,21 @@ def ask(predictor: Predictor, out: Path, settings: FaithfulnessSettings, cited: 
     """Replies to all views, one line each, and the questions that are left out; what is there already stays."""
     ledger = SkipLedger()
     with PredictionWriter(out / REPLIES) as writer, tqdm(desc="ask again", unit="reply", initial=len(writer.completed)) as bar:
-        for example, views in asked(settings, cited, ledger):
-            named = {_name(example, view): sample for view, sample in views.items()}
-            left = [dataclasses.replace(sample, examples=(dataclasses.replace(example, example_id=name),)) for name, sample in named.items()
-                    if name not in writer.completed]
-            for reply in predictor.predict(left):
+        waiting: list[Sample] = []
+
+        def answer(samples: list[Sample]) -> None:
+            for reply in predictor.predict(samples):
                 writer.write(reply)
                 bar.update()
+
+        for example, views in asked(settings, cited, ledger):
+            named = {_name(example, view): sample for view, sample in views.items()}
+            waiting += [dataclasses.replace(sample, examples=(dataclasses.replace(example, example_id=name),)) for name, sample in named.items()
+                        if name not in writer.completed]
+            while len(waiting) >= settings.batch_size:
+                answer(waiting[:settings.batch_size])
+                del waiting[:settings.batch_size]
+        answer(waiting)
         ledger.write(out / LEFT_OUT)
         writer.finish()
 

@@ -86,9 +86,7 @@ def make(media: Media, settings: CorrectnessSettings, ledger: SkipLedger, limit:
     Raises:
         ConfigError: a folder is not of a training split.
     """
-    wrong = [str(folder) for folder, split in zip(media.data.paths, media.splits, strict=True) if split not in settings.train_splits]
-    if wrong:
-        raise ConfigError(f"{wrong} are not of the splits {settings.train_splits}: their answers must not be learnt, not even as wrong ones")
+    media.require_splits(settings.train_splits)
     asked = list(_asked(media, ledger, limit))
     pool = list(dict.fromkeys(Answer(e.answer.strip(), question_kind(e), film_of(s), s.key, e.example_id) for s, e in asked))
     by_kind: dict[str, list[Answer]] = {}

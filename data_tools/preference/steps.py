@@ -39,6 +39,12 @@ class Media:
                 raise ConfigError(f"key {keys[rows[0]]!r} is in more than one of the folders {list(map(str, folders))}")
             self._rows[keys[rows[0]]] = rows
 
+    def require_splits(self, allowed: Sequence[str]) -> None:
+        """Raises :class:`ConfigError` for folders of other splits: their answers must not be learnt, not even as wrong ones."""
+        wrong = [str(folder) for folder, split in zip(self.data.paths, self.splits, strict=True) if split not in allowed]
+        if wrong:
+            raise ConfigError(f"{wrong} are not of the splits {allowed}: their answers must not be learnt, not even as wrong ones")
+
     def first(self, limit: int) -> list[str]:
         """The first keys; 0 for all."""
         return list(self)[:limit or None]

@@ -26,6 +26,12 @@ class Shown:
     segments: tuple[Subtitle, ...]
     key: bool = False
 
+    @property
+    def text(self) -> str:
+        """Word for word what stands beside the picture in training (``film_interleaved``), so that citations mean the same there."""
+        said = "".join(f"\nSegment ({s.start_s:.1f}-{s.end_s:.1f}s): {s.text}" for s in self.segments)
+        return f"Picture #{self.number} (t={self.time_s:.1f}s){said}"
+
 
 @dataclass(frozen=True)
 class Context:

@@ -21,6 +21,7 @@ from data_tools.rationale.verify import verify
 from unipixel.config import setting
 from unipixel.data.film_context import start_s
 from unipixel.data.ledger import SkipLedger
+from unipixel.data.template import letter
 from unipixel.errors import ConfigError, SampleError
 from unipixel.sample import Example, Sample
 
@@ -72,9 +73,7 @@ def make(media: Media, settings: RationaleSettings, writer: ChatClient, ledger: 
     Raises:
         ConfigError: a folder is not of a training split.
     """
-    wrong = [str(folder) for folder, split in zip(media.data.paths, media.splits, strict=True) if split not in settings.train_splits]
-    if wrong:
-        raise ConfigError(f"{wrong} are not of the splits {settings.train_splits}: their answers must not be learnt")
+    media.require_splits(settings.train_splits)
     records: dict[str, dict[str, Any]] = {}
     items, unread = dict(_items(media, ledger, limit)), SkipLedger()
     for attempt in range(settings.tries):
@@ -123,9 +122,8 @@ def _ask(sample: Sample, example: Example, settings: RationaleSettings, writer: 
          attempt: int) -> tuple[Asked, ChatRequest]:
     context, positions = context_of(sample.medium, frames=settings.frames, max_segments=settings.max_segments)
     pictures = show_at(sample, [round(sample.medium.frame_times[t], 3) for t in positions], settings.width).pictures
-    cards = [f"Picture #{p.number} (t={p.time_s:.1f}s)" + "".join(f"\nSegment ({s.start_s:.1f}-{s.end_s:.1f}s): {s.text}" for s in p.segments)
-             for p in context.pictures]
-    instruction = prompt(PROMPT).render(question=example.question.strip(), options=[(chr(ord("A") + i), o) for i, o in enumerate(example.options)],
+    cards = [picture.text for picture in context.pictures]
+    instruction = prompt(PROMPT).render(question=example.question.strip(), options=[(letter(i), o) for i, o in enumerate(example.options)],
                                         answer=example.answer.strip(), paused=next((p.number for p in context.pictures if p.key), None))
     parts = [part for pair in zip(pictures, cards, strict=True) for part in pair]
     sampling = Sampling(temperature=settings.temperature, max_tokens=settings.max_tokens, sample=attempt,

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import faithfulness
-from benchmarks.evidence_views import pixel_views, time_views
+from benchmarks.evidence_views import Frames, pixel_views, time_views
 from launch.cli import main
 from unipixel.data.shards import ShardWriter
 from unipixel.errors import EXIT_USER_ERROR, SampleError
@@ -96,15 +96,22 @@ def test_views_in_pixels():
         pixel_views(clip(), clip().examples[0], blank, seed=0)
 
 
+def test_only_frames_that_are_read_are_made():
+    made = []
+    frames = Frames([b"a", b"b", b"c", b"d"], [1, 3], lambda frame, t: made.append(t) or frame.upper())
+    assert len(frames) == 2 and frames[1] == b"D" and made == [3] and list(frames) == [b"B", b"D"] and list(frames[:1]) == [b"B"]
+
+
 # --- what the scores mean ---------------------------------------------------------------------------------------------------------------
 
 class Honest:
     """Answers right exactly when it sees the red square."""
 
     def __init__(self):
-        self.asked = []
+        self.asked, self.batches = [], []
 
     def predict(self, samples):
+        self.batches.append(len(samples))
         for sample in samples:
             (example,) = sample.examples
             self.asked.append(example.example_id)
@@ -138,6 +145,7 @@ def test_scores_of_a_model_that_uses_what_it_cites(asked, capsys):
     assert values == {"all": pytest.approx(2 / 3), "only": 1.0, "without": 0.0, "elsewhere": 0.0, "sufficiency": 1.0, "specificity": 1.0,
                       "necessity": pytest.approx(2 / 3)}
     assert found["n"] == 3 and found["left_out"] == {"cites_all": 1} and found["metrics"]["specificity"]["p"] == pytest.approx(0.25)
+    assert model.batches == [8, 1], "questions are asked together"
     assert "c3_q" in (root / "out/left_out.jsonl").read_text() and len(model.asked) == 9
     printed = capsys.readouterr().out
     assert "only the evidence: sufficiency" in printed and "Left out: cites_all 1." in printed

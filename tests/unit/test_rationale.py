@@ -11,14 +11,17 @@ from tenacity import wait_none
 from data_tools.preference import service
 from data_tools.preference.command import EXIT_FOUND
 from data_tools.rationale.command import main
-from data_tools.rationale.context import Context, Shown
+from data_tools.rationale.context import Context, Shown, context_of
 from data_tools.rationale.generate import parse_rationale
 from data_tools.rationale.verify import verify
 from launch import cli
 from tests.chat_server import chat_server, pictures_of, text_of
 from tests.dataset_fixtures.language import jpeg, povqa_film, povqa_item
+from tests.film_scenes import ASKED, scene
 from tests.packing import examples_of, run, skipped
 from tests.unit.test_convert_tvqa_pooled import published
+from unipixel.data.film_context import user_text
+from unipixel.data.template import TemplateSettings
 from unipixel.errors import EXIT_USER_ERROR, SampleError
 from unipixel.sample import Subtitle
 
@@ -221,3 +224,11 @@ def test_wrong_calls(tmp_path, monkeypatch, capsys, more, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "r.jsonl").write_text("")
     assert main(["--out", "o.jsonl", *more]) == EXIT_USER_ERROR and message in capsys.readouterr().err
+
+
+def test_pictures_are_called_as_in_training():
+    """What a rationale cites is what the training prompt shows, card by card."""
+    context, positions = context_of(scene().medium, frames=4, max_segments=99)
+    settings = TemplateSettings(prompt="film_interleaved", answer_style="rationale", use_subtitles=True)
+    told = user_text(ASKED, scene().medium, positions, settings, "<picture>")
+    assert told.split("<picture>\n")[1:] == [picture.text + ("\n" if i + 1 < len(positions) else "") for i, picture in enumerate(context.pictures)]
