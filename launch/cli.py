@@ -51,7 +51,7 @@ COMMANDS: dict[str, Command] = {
     "pairs stats": Command("data_tools.preference.stats:main", "length, style and overlap of chosen and rejected replies"),
     "pairs check": Command("data_tools.preference.check:main", "do pairs repeat each other, or hold what a benchmark tests"),
     "train sft": Command("launch.start:sft", "supervised fine-tuning on all GPUs of this machine, or --dry-run"),
-    "train dpo": Command("launch.start:dpo", "preference training over video, on all GPUs of this machine"),
+    "train dpo": Command("launch.start:dpo", "preference training over video, on all GPUs of this machine, or --dry-run"),
     "export": Command("unipixel.model.export:main", "a trained model as one folder in the layout of released UniPixel checkpoints"),
     "predict": Command("unipixel.infer.predict:main", "answers, time segments and masks of a trained model"),
     "bench lmms-eval": Command("benchmarks.bench:external", "print lmms-eval's command for its benchmarks, or read its results"),

@@ -65,13 +65,7 @@ def sft(argv: Sequence[str]) -> int:
 
 
 def dpo(argv: Sequence[str]) -> int:
-    """``unipixel train dpo``.
-
-    Raises:
-        ConfigError: ``--dry-run``, which describes supervised steps.
-    """
-    if "--dry-run" in argv:
-        raise ConfigError("--dry-run plans the memory of `unipixel train sft`; it cannot plan preference training")
+    """``unipixel train dpo``."""
     return train("unipixel.train.dpo", argv, prog="unipixel train dpo")
 
 
@@ -94,7 +88,7 @@ def train(module: str, argv: Sequence[str], *, prog: str) -> int:
     if own.dry_run:
         from launch.dry_run import dry_run  # noqa: PLC0415  (builds on the training's own modules, which a start does not need)
 
-        return dry_run(rest, gpus=own.gpus or DRY_RUN_GPUS)
+        return dry_run(rest, gpus=own.gpus or DRY_RUN_GPUS, pairs=module == "unipixel.train.dpo")
     if own.gpus is not None:
         raise ConfigError("--gpus belongs to --dry-run; --nproc sets the number of processes")
     if (own.nnodes > 1) != bool(own.rdzv):

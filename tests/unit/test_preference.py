@@ -12,7 +12,6 @@ import torch
 from accelerate import Accelerator
 
 import launch
-from launch import start
 from unipixel.config import parse, read_recipe
 from unipixel.errors import ConfigError
 from unipixel.model.prefix import TokenScores
@@ -251,11 +250,6 @@ def test_mode_weights_must_be_those_of_the_data():
     for modes in (["spatial", "temporal"], ["spatial", "temporal", "cross_frame", "other"]):
         with pytest.raises(ConfigError, match="give a weight to each of them"):
             dpo.check_modes(run, Counter(modes))
-
-
-def test_dry_run_is_not_for_preferences():
-    with pytest.raises(ConfigError, match="cannot plan preference training"):
-        start.dpo(["--config", "dpo_hound", "--dry-run"])
 
 
 def test_every_loss_of_trl_is_known():

@@ -106,12 +106,19 @@ class PreferenceArguments(SFTArguments, DPOConfig):
     output_dir: str | None = setting("work_dirs/dpo", "where checkpoints, logs and the trained model go")
 
     def __post_init__(self):
+        self.check()
+        super().__post_init__()
+
+    def check(self) -> None:
+        """
+        Raises:
+            ConfigError: settings that have no effect here, or that contradict each other.
+        """
         for name, instead in WITHOUT_EFFECT.items():
             default = next(f for f in dataclasses.fields(self) if f.name == name).default
             if getattr(self, name) != default:
                 raise ConfigError(f"{name}={getattr(self, name)!r} has no effect here: {instead}")
         check_losses(self)
-        super().__post_init__()
 
 
 def check_losses(args: DPOConfig) -> None:
