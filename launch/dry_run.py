@@ -242,6 +242,7 @@ def batch_text(run: Run) -> str:
     else:
         groups = Groups(dataset, data.examples_per_medium, data.mask_share)
     size = OrderPlan(groups.sources(parts), seed=args.seed).epoch_size
-    seen = f"{size:,g} pairs per epoch ({len(groups.left_out):,} left out)" if run.pairs else f"{size:,g} groups per epoch ({len(dataset):,} examples)"
+    also = f"{len(groups.left_out):,} left out" if run.pairs else f"{len(dataset):,} examples"
+    seen = f"{size:,g} {'pairs' if run.pairs else 'groups'} per epoch ({also})"
     return text + (f"Steps: {sft.total_steps(args, size):,} for {seen}, "
                    f"{'max_steps' if args.max_steps > 0 else f'{args.num_train_epochs:g} epochs'}.")

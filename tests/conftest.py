@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the tests start several processes on few cores
@@ -18,6 +20,14 @@ def shared_data() -> Path:
     if not (root / "mini_real").is_dir():
         pytest.skip(f"no test data in {root}: set UNIPIXEL_TEST_DATA to the folder that holds mini_real/")
     return root
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """Function: (function, its arguments) -> its result, from a process of its own. After thousands of tests this one's heap is so large and so
+    full of holes that it slows what is timed in it, and grows in what is forked from it."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        yield lambda function, *args: process.submit(function, *args).result()
 
 
 @pytest.fixture(scope="session")

@@ -33,13 +33,15 @@ def jpeg(pixels: np.ndarray) -> bytes:
 
 def outline(rng: np.random.Generator, scale: float = 1) -> np.ndarray:
     """(T, H, W) bool: a wobbling disc that moves."""
-    y, x = np.mgrid[:round(HEIGHT * scale), :round(WIDTH * scale)] / scale
+    y, x = np.arange(round(HEIGHT * scale)) / scale, np.arange(round(WIDTH * scale)) / scale
     start, step, radius = rng.uniform((150, 100), (490, 260)), rng.uniform(-7, 7, 2), rng.uniform(35, 70)
-    masks = []
+    masks = np.zeros((FRAMES, len(y), len(x)), dtype=bool)
     for t in range(FRAMES):
         dx, dy = x - start[0] - step[0] * t, y - start[1] - step[1] * t
-        masks.append(np.hypot(dx, dy) < radius * (1 + 0.15 * np.sin(5 * np.arctan2(dy, dx) + t / 3)))
-    return np.stack(masks)
+        rows, columns = (np.flatnonzero(np.abs(distance) < 1.15 * radius) for distance in (dy, dx))  # the disc's box
+        dx, dy = np.meshgrid(dx[columns], dy[rows])
+        masks[t][np.ix_(rows, columns)] = np.hypot(dx, dy) < radius * (1 + 0.15 * np.sin(5 * np.arctan2(dy, dx) + t / 3))
+    return masks
 
 
 def clip(index: int, scale: float = 1) -> tuple[Medium, list[Example], list[bytes]]:

@@ -27,9 +27,9 @@ def consumed(out: Path, world: int, first: int, last: int) -> list[str]:
 @pytest.mark.parametrize("engine", ["zero2", "zero3"])
 def test_fewer_and_more_processes_continue_the_same_run(tiny, tmp_path, engine):
     """2 -> 1 -> 2 processes with the same global batch: the losses of the run that nothing interrupted."""
-    whole = Ranks(settings(tiny, tmp_path, engine, 4, lr_scheduler_type="constant"), tmp_path / "whole").finish()
+    whole = Ranks(settings(tiny, tmp_path, engine, 3, lr_scheduler_type="constant"), tmp_path / "whole").finish()
     out = tmp_path / "run"
-    for until, world, accumulation in ((1, 2, 1), (3, 1, 2), (4, 2, 1)):
+    for until, world, accumulation in ((1, 2, 1), (2, 1, 2), (3, 2, 1)):
         run = Ranks(settings(tiny, tmp_path, engine, until, lr_scheduler_type="constant", gradient_accumulation_steps=accumulation), out, world=world)
         run.finish()
         assert ("converted for another number of processes" in run.log(0)) == (until > 1)
@@ -39,10 +39,10 @@ def test_fewer_and_more_processes_continue_the_same_run(tiny, tmp_path, engine):
             for line in steps(folder, rank):
                 into.setdefault(line["step"], []).extend(line["keys"])
     assert {step: sorted(keys) for step, keys in seen.items()} == {step: sorted(keys) for step, keys in expected.items()}
-    alone = [sum(line["loss"] for line in steps(out, 0) if line["step"] == step) for step in (1, 2)]
-    assert alone == pytest.approx(global_losses(whole)[1:3], rel=2e-5)
+    alone = sum(line["loss"] for line in steps(out, 0) if line["step"] == 1)
+    assert alone == pytest.approx(global_losses(whole)[1], rel=2e-5)
     last = sum(steps(out, rank)[-1]["loss"] for rank in (0, 1)) / 2
-    assert last == pytest.approx(global_losses(whole)[3], rel=2e-5)
+    assert last == pytest.approx(global_losses(whole)[2], rel=2e-5)
 
 
 def test_killed_at_any_step_with_any_shape_no_sample_is_lost_or_repeated(tiny, tmp_path):

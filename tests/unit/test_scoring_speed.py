@@ -11,10 +11,10 @@ from benchmarks.throughput.timing import Check
 SLACK = 0.6
 
 
-def test_promises_are_kept(tmp_path):
+def test_promises_are_kept(tmp_path, alone):
     """A second look before a failure: another program may have had the processor. Equality and memory have no margin."""
     for attempt in range(2):
-        checks = scoring.measure(tmp_path / str(attempt), True)
+        checks = alone(scoring.measure, tmp_path / str(attempt), True)
         missed = [check for check in checks if not check.passed(SLACK if check.unit == "x" else 1)]
         if not missed:
             return
