@@ -47,4 +47,8 @@ class Player:
             return "dialogues", "\n".join(asked)
         if "A reply to a question about a video is graded" in text:
             return "grade", f"It agrees in part.\nScore: {1 + mark % 5}"
+        if "A reply to a question about this video is graded" in text:
+            return "frames_grade", f"It shows.\nScore: {1 + mark % 5}"
+        if "Compare it with the pictures" in text:
+            return "caption_check", json.dumps({"claims": 4, "contradicted": ["it falls"], "unseen": [], "missing": ["a lamp", "a hat"]})
         return "answer", f"The {thing} number {mark % 10**6} is moved first and falls later."

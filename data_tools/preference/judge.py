@@ -1,4 +1,4 @@
-"""What a judge says: a grade from 1 to 5 with the caption as evidence, or a verdict on an adversarial reply.
+"""What a judge says: a grade from 1 to 5 with the caption or the frames as evidence, or a verdict on an adversarial reply.
 
 What cannot be read stays without a score; it is asked again a bounded number of times and then listed.
 """
@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from data_tools.preference.chat import ChatClient
+from data_tools.preference.frames import Shown
 from data_tools.preference.messages import ChatRequest, Message, Sampling
 from data_tools.preference.parsing import parse_score, parse_verdict
 from data_tools.preference.prompts import Prompt, prompt
@@ -49,16 +50,27 @@ def with_scores(questions: Iterable[Question], scored: Scored) -> list[Question]
     return [replace(q, candidates=tuple(updated(q, c) for c in q.candidates)) for q in questions]
 
 
-def grade(questions: Iterable[Question], judge: ChatClient, ledger: SkipLedger, *, tries: int, max_tokens: int) -> Scored:
-    """Grades of all replies of role ``sample``, with caption and reference as evidence."""
-    asked = prompt("hound_score")
+Look = Callable[[str], Shown]
+"""Medium -> the frames that a judge sees of it."""
+
+
+def without(questions: Iterable[Question], what: str) -> list[Question]:
+    """Questions without the scores, verdicts or rewards that they have (``what``): a table holds one judge's opinions, or comparing it with
+    another judge's would compare a part with itself."""
+    return [replace(q, candidates=tuple(replace(c, **{what: None}, judged={k: v for k, v in c.judged.items() if k != what}) for c in q.candidates))
+            for q in questions]
+
+
+def grade(questions: Iterable[Question], judge: ChatClient, ledger: SkipLedger, *, tries: int, max_tokens: int, look: Look | None = None) -> Scored:
+    """Grades of all replies of role ``sample``, with the reference and the caption as evidence, or the frames that ``look`` gives."""
+    asked = prompt("frames_score" if look else "hound_score")
     items = []
     for question in questions:
         for candidate in question.of("sample"):
             item = Judged(question, candidate)
             with ledger.catching("grade", item.key):
-                if not question.caption or not question.reference:
-                    raise SampleError("a grade needs a caption and a reference answer", reason="no_caption")
+                if not question.reference or not (look or question.caption):
+                    raise SampleError(f"a grade needs a reference answer{'' if look else ' and a caption'}", reason="no_caption")
                 items.append(item)
 
     def messages(item: Judged) -> tuple[Message, ...]:
@@ -66,13 +78,17 @@ def grade(questions: Iterable[Question], judge: ChatClient, ledger: SkipLedger, 
         if len(words) > LONGEST_REPLY:
             ledger.note(f"replies cut to {LONGEST_REPLY} words for the judge")
         text = " ".join(words[:LONGEST_REPLY]) if len(words) > LONGEST_REPLY else item.candidate.text
-        return framed(None, asked, caption=item.question.caption, question=item.question.prompt, reference=item.question.reference, reply=text)
+        evidence = {} if look else {"caption": item.question.caption}
+        shown = look(item.question.medium) if look else None
+        return framed(shown, asked, question=item.question.prompt, reference=item.question.reference, reply=text, **evidence)
 
     return _judge(items, judge, asked, messages, lambda text: {"score": parse_score(text)}, "score", ledger, tries, max_tokens)
 
 
-def compare(questions: Iterable[Question], judge: ChatClient, ledger: SkipLedger, *, tries: int, max_tokens: int) -> Scored:
-    """Verdicts on adversarial replies and controls beside the preferred reply; with the caption, when the question has one."""
+def compare(questions: Iterable[Question], judge: ChatClient, ledger: SkipLedger, *, tries: int, max_tokens: int,
+            look: Look | None = None) -> Scored:
+    """Verdicts on adversarial replies and controls beside the preferred reply; with the caption, when the question has one, and with the frames
+    that ``look`` gives."""
     asked, items = prompt("pasta_filter"), []
     for question in questions:
         with ledger.catching("verdict", question.question_id):
@@ -82,7 +98,8 @@ def compare(questions: Iterable[Question], judge: ChatClient, ledger: SkipLedger
 
     def messages(item: Judged) -> tuple[Message, ...]:
         question = item.question
-        return framed(None, asked, question=question.prompt, mode=question.mode, caption=question.caption, adversarial=item.candidate.text,
+        shown = look(question.medium) if look else None
+        return framed(shown, asked, question=question.prompt, mode=question.mode, caption=question.caption, adversarial=item.candidate.text,
                       preferred=question.of("preferred")[0].text)
 
     return _judge(items, judge, asked, messages, lambda text: {"verdict": asdict(parse_verdict(text))}, "verdict", ledger, tries, max_tokens)

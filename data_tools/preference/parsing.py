@@ -33,6 +33,17 @@ class Verdict:
         return self.misaligned and self.different and self.preferred_sane
 
 
+@dataclass(frozen=True)
+class CaptionCheck:
+    """What a judge that sees the frames says of a caption: how many claims it makes, which the frames show to be wrong, which they do not
+    show at all, and what of importance they show that it leaves out."""
+
+    claims: int
+    contradicted: tuple[str, ...]
+    unseen: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
 def parse_queries(text: str, count: int) -> list[str]:
     """A JSON list of ``count`` different questions (``bad_queries`` otherwise)."""
     value = _json(text, "bad_queries")
@@ -90,6 +101,19 @@ def parse_verdict(text: str) -> Verdict:
     if not isinstance(value.get("why", ""), str):
         raise SampleError(f"why={value['why']!r} is no text", reason="bad_verdict")
     return Verdict(**value)
+
+
+def parse_caption_check(text: str) -> CaptionCheck:
+    """One JSON object with ``claims`` (a number) and the lists ``contradicted``, ``unseen``, ``missing`` (``bad_check`` otherwise)."""
+    value = _json(text, "bad_check")
+    lists = ("contradicted", "unseen", "missing")
+    if not isinstance(value, dict) or set(value) != {"claims", *lists} or type(value["claims"]) is not int or not all(
+            isinstance(value[name], list) and all(isinstance(part, str) and part.strip() for part in value[name]) for name in lists):
+        raise SampleError(f"expected an object of a number of claims and the lists {list(lists)}, got {text[:160]!r}", reason="bad_check")
+    if value["claims"] < max(1, len(value["contradicted"]) + len(value["unseen"])):
+        raise SampleError(f"{value['claims']} claims, of which {len(value['contradicted'])} contradicted and {len(value['unseen'])} unseen",
+                          reason="bad_check")
+    return CaptionCheck(value["claims"], *(tuple(value[name]) for name in lists))
 
 
 def _json(text: str, reason: str) -> Any:

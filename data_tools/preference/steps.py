@@ -15,7 +15,7 @@ from data_tools.validate import bundles_of
 from unipixel.data.index import replace_file
 from unipixel.data.ledger import SkipLedger
 from unipixel.data.shards import ShardDataset
-from unipixel.errors import ConfigError
+from unipixel.errors import ConfigError, SampleError
 from unipixel.sample import Sample
 
 Item = TypeVar("Item")
@@ -57,7 +57,9 @@ class Media:
         return key in self._rows
 
     def sample(self, key: str) -> Sample:
-        """A medium with all its examples. Raises :class:`SampleError`."""
+        """A medium with all its examples. Raises :class:`SampleError`, also for a key that the folders do not hold (``no_medium``)."""
+        if key not in self._rows:
+            raise SampleError(f"medium {key!r} is not in --shards", reason="no_medium")
         rows = self._rows[key]
         return self.data.sample(rows[0], rows)
 
