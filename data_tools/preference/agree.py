@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tabulate import tabulate
@@ -21,11 +22,20 @@ from unipixel.errors import ConfigError, DataError, nearest
 from unipixel.metrics.agreement import agreement, kappa, orders, pearson, spearman, with_interval
 
 PLACE = ("question_id", "role", "number")
+REPLY = "reply"
+"""Columns of a sheet that name a reply, and the one with its fingerprint."""
 FLAGS = ("misaligned", "different", "preferred_sane")
 GRADE = "score"
 Place = tuple[str, str, int]
 Opinions = dict[Place, dict[str, int | bool]]
 """By reply: its grade and the flags of its verdict, as far as there are any."""
+
+
+class Judged(NamedTuple):
+    """What one judge says, and :func:`fingerprint` of each reply that it is about."""
+
+    opinions: Opinions
+    replies: dict[Place, str]
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -52,9 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def agree(settings: AgreeSettings) -> None:
     """
     Raises:
-        DataError: the two judged nothing in common.
+        DataError: the two judged nothing in common, or replies that only have the same number.
     """
-    first, second = read_opinions(settings.first), read_opinions(settings.second)
+    (first, replies), (second, others) = read_opinions(settings.first), read_opinions(settings.second)
+    if other := [place for place in replies if others.get(place, replies[place]) != replies[place]]:
+        raise DataError(f"{len(other)} replies have other words in {settings.second} than in {settings.first}, the first of them {other[0]}: the two "
+                        "are not about the same replies")
     report = compare(first, second, settings.seed)
     if not report["judged"]:
         raise DataError(f"no reply has the same kind of opinion in {settings.first} ({len(first)} replies judged) and in {settings.second} "
@@ -64,40 +77,47 @@ def agree(settings: AgreeSettings) -> None:
         replace_file(Path(settings.out), (json.dumps(report, indent=1) + "\n").encode())
 
 
-def read_opinions(path: str) -> Opinions:
+def fingerprint(reply: str) -> str:
+    """Short hash of a reply's words."""
+    return hashlib.sha256(reply.encode()).hexdigest()[:12]
+
+
+def read_opinions(path: str) -> Judged:
     """
     Raises:
         DataError: what :func:`~data_tools.preference.questions.read_questions` raises, or a cell of a sheet that is no opinion.
     """
     if Path(path).suffix == ".csv":
         return _sheet(path)
-    opinions: Opinions = {}
+    opinions, replies = {}, {}
     for question in read_questions(path):
         for c in question.candidates:
+            replies[question.question_id, c.role, c.number] = fingerprint(c.text)
             found = {} if c.score is None else {GRADE: c.score}
             found |= {flag: c.verdict[flag] for flag in FLAGS} if c.verdict else {}
             if found:
                 opinions[question.question_id, c.role, c.number] = found
-    return opinions
+    return Judged(opinions, replies)
 
 
-def _sheet(path: str) -> Opinions:
+def _sheet(path: str) -> Judged:
     if not Path(path).is_file():
         raise DataError(f"no sheet at {path!r}: `unipixel pairs sheet` writes one to fill in")
-    opinions: Opinions = {}
+    opinions, replies = {}, {}
     with open(path, encoding="utf-8-sig", newline="") as lines:  # a spreadsheet program may add a byte-order mark
         rows = csv.DictReader(lines)
-        missing = [name for name in PLACE if name not in (rows.fieldnames or ())]
+        missing = [name for name in (*PLACE, REPLY) if name not in (rows.fieldnames or ())]
         if missing:
             raise DataError(f"{path} has no column {missing}: its columns are {rows.fieldnames}")
         for row in rows:
             place = _place(row, f"{path}, line {rows.line_num}")
-            if place in opinions:
+            if place in replies:
                 raise DataError(f"{path}, line {rows.line_num}: {place} stands here twice")
+            replies[place] = row[REPLY]
             found = {name: _opinion(name, (row.get(name) or "").strip(), f"{path}, line {rows.line_num}") for name in (GRADE, *FLAGS)}
             if found := {name: value for name, value in found.items() if value is not None}:
                 opinions[place] = found
-    return opinions
+    return Judged(opinions, replies)
 
 
 def _place(row: Mapping[str, str], where: str) -> Place:

@@ -15,7 +15,7 @@ from typing import Any
 
 import jinja2
 
-from data_tools.preference.agree import FLAGS, GRADE, PLACE
+from data_tools.preference.agree import FLAGS, GRADE, PLACE, REPLY, fingerprint
 from data_tools.preference.command import command
 from data_tools.preference.frames import FrameRule
 from data_tools.preference.parsing import HIGHEST, LOWEST
@@ -117,8 +117,9 @@ def rows_to_fill(views: Sequence[dict[str, Any]]) -> str:
     graded = any(v["graded"] for v in views)
     judged = any(not v["graded"] for v in views)
     out = io.StringIO()
-    rows = csv.DictWriter(out, [*PLACE, *([GRADE] if graded else []), *(FLAGS if judged else []), "comment"], restval="", lineterminator="\n")
+    rows = csv.DictWriter(out, [*PLACE, REPLY, *([GRADE] if graded else []), *(FLAGS if judged else []), "comment"], restval="", lineterminator="\n")
     rows.writeheader()
     for shown in views:
-        rows.writerows({"question_id": shown["question_id"], "role": r["role"], "number": r["number"]} for r in shown["replies"])
+        rows.writerows({"question_id": shown["question_id"], "role": r["role"], "number": r["number"], REPLY: fingerprint(r["text"])}
+                       for r in shown["replies"])
     return out.getvalue()

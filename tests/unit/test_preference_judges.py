@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -132,7 +133,7 @@ def test_caption_against_frames(videos, tmp_path, capsys):
         assert score_main(["--questions", by_caption, *drawn, "--out", by_frames]) == 0
         seen = [body for body in server.requests if "question about this video is graded" in text_of(body)]
     assert {pictures_of(body) for body in seen} == {3} and len(seen) == 4 * 6 and not any("Description" in text_of(body) for body in seen)
-    first, second = read_opinions(by_caption), read_opinions(by_frames)
+    first, second = read_opinions(by_caption).opinions, read_opinions(by_frames).opinions
     assert len(first) == 36 and len(second) == 24 and len({q for q, *_ in second}) == 4
     (judged,) = {c.judged["score"]["prompt"]["name"] for q in read_questions(by_frames) for c in q.of("sample") if c.score is not None}
     assert judged == "frames_score"
@@ -191,7 +192,7 @@ def test_a_sheet_is_filled_in_and_compared(videos, tmp_path, capsys):
     html, sheet = page.read_text(), tmp_path / "sheet.csv"
     assert html.count("data:image/jpeg") == 4 and "reply 2 to 1" in html and "The cup." in html and "misaligned" not in html
     rows = list(csv.DictReader(sheet.read_text().splitlines()))
-    assert len(rows) == 6 and list(rows[0]) == ["question_id", "role", "number", "score", "comment"]
+    assert len(rows) == 6 and list(rows[0]) == ["question_id", "role", "number", "reply", "score", "comment"]
     assert not any(row["score"] for row in rows), "who sees the judge's opinion does not check it"
     assert agree_main(["--first", table, "--second", str(sheet)]) == 2 and "same kind of opinion" in capsys.readouterr().err
     for row, score in zip(rows, (5, 1, 2, 4, 1, "")):
@@ -205,15 +206,17 @@ def test_a_sheet_is_filled_in_and_compared(videos, tmp_path, capsys):
     assert report["judged"]["score"]["both"] == 5 and report["judged"]["score"]["only_first"] == 1
     assert report["statistics"]["score"]["pearson"]["value"] == pytest.approx(1)
     assert sheet_main(["--questions", table, "--shards", str(videos), "--out", str(page)]) == 2
-    assert "somebody may have filled it in" in capsys.readouterr().err and read_opinions(str(sheet))["q0", "sample", 0] == {"score": 5}
+    assert "somebody may have filled it in" in capsys.readouterr().err and read_opinions(str(sheet)).opinions["q0", "sample", 0] == {"score": 5}
+    write_questions(table, [replace(q, candidates=tuple(replace(c, text=c.text + "!") for c in q.candidates)) for q in read_questions(table)])
+    assert agree_main(["--first", table, "--second", str(sheet)]) == 2 and "6 replies have other words" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("line", "told"), [
-    ("q0,sample,0,6", "score='6' must be a whole number from 1 to 5"), ("q0,sample,0,good", "score='good'"), ("q0,sampled,0,5", "nearest: 'sample'"),
-    ("q0,sample,x,5", "number='x'"), ("q0,sample,0,5\nq0,sample,0,5", "line 3: .* stands here twice")])
+    ("q0,sample,0,,6", "score='6' must be a whole number from 1 to 5"), ("q0,sample,0,,good", "score='good'"),
+    ("q0,sampled,0,,5", "nearest: 'sample'"), ("q0,sample,x,,5", "number='x'"), ("q0,sample,0,,\nq0,sample,0,,5", "line 3: .* stands here twice")])
 def test_wrong_cells_are_errors(videos, tmp_path, capsys, line, told):
     sheet = tmp_path / "s.csv"
-    sheet.write_text(f"question_id,role,number,score\n{line}\n")
+    sheet.write_text(f"question_id,role,number,reply,score\n{line}\n")
     assert agree_main(["--first", asked_of_hound(videos, tmp_path), "--second", str(sheet)]) == 2
     error = capsys.readouterr().err
     assert f"{sheet}, line " in error and re.search(told, error)
@@ -221,8 +224,8 @@ def test_wrong_cells_are_errors(videos, tmp_path, capsys, line, told):
 
 def test_verdicts_of_a_person(tmp_path):
     sheet = tmp_path / "s.csv"
-    sheet.write_text("question_id,role,number,misaligned,different,preferred_sane\nq,adversarial,0,yes,TRUE,no\nq,adversarial,1,,,\n")
-    assert read_opinions(str(sheet)) == {("q", "adversarial", 0): {"misaligned": True, "different": True, "preferred_sane": False}}
+    sheet.write_text("question_id,role,number,reply,misaligned,different,preferred_sane\nq,adversarial,0,ab,yes,TRUE,no\nq,adversarial,1,cd,,,\n")
+    assert read_opinions(str(sheet)).opinions == {("q", "adversarial", 0): {"misaligned": True, "different": True, "preferred_sane": False}}
 
 
 def test_a_draw_is_even_over_the_modes():
