@@ -58,7 +58,7 @@ class QuickstartSettings:
     out: str = setting("work_dirs/quickstart", "folder for everything that is made")
     train_clips: int = setting(2400, "synthetic clips to train on")
     test_clips: int = setting(40, "held-out clips to score")
-    steps: int = setting(1400, "optimizer steps")
+    steps: int = setting(1200, "optimizer steps")
     pair_clips: int = setting(400, "clips whose preference pairs train, of the training clips")
     pair_steps: int = setting(60, "optimizer steps of preference training")
     kill: bool = setting(True, "kill the training with SIGKILL after its first checkpoint and resume it")
