@@ -208,7 +208,7 @@ def run(settings: QuickstartSettings) -> dict:
             pack(["--source", "synth", "--input", str(folder / "world"), "--split", split, "--out", str(out)]), "packing"))
     stages.run("base", lambda: make_base(base))
     changes = {"backbone": str(base.resolve()), "shards": [str(shards["train"].resolve())], "max_steps": settings.steps,
-               "save_steps": max(1, settings.steps // 7)}
+               "save_steps": max(1, settings.steps // 6)}
     recipe.write_text(yaml.safe_dump(read_recipe(RECIPES / "quickstart.yaml") | changes))
     stages.run("train", lambda: train(recipe, folder / "trained", processes, settings.kill))
     stages.run("untrained", lambda: write_untrained(recipe, folder / "untrained"))
