@@ -9,6 +9,7 @@ import pytest
 from launch import start
 from tests.preference_samples import pair_recipe, write_pairs
 from tests.tiny_run import flags
+from tests.unit.test_mask_preference import write
 from unipixel.errors import ConfigError
 
 
@@ -40,6 +41,7 @@ def test_published_recipe_at_true_size(capsys):
     base, everything, adapter = 7_615.6e6 + 676.6e6, 8_519.7e6, 80.7e6
     assert weights == pytest.approx((2 * base + 4 * (everything - base + adapter)) / 2**30, abs=0.06), "bf16 base; all else, and the copy, float32"
     assert activations == pytest.approx(2 * 28 * 4496 * 3584 / 2**30, abs=0.06), "a frozen vision tower keeps nothing"
+    assert "one micro-batch of 1 x 32 frames and 4,496 tokens" in out, "16 x 256 of the video, and 200 of each side"
     assert "SAM 2 does not run" in out and "Batch: 1 x 4 x 8 = 32 pairs per step" in out and "Steps: not known without --shards" in out
 
 
@@ -56,6 +58,12 @@ def test_masks_count_only_where_they_are_compared(plan, capsys):
     masks = plan(capsys, mask_preference=1.0, train=["seg"], train_new_tokens=False, reference="cached", reference_cache="cache.npz")
     assert "SAM 2 does not run" in words and " objects and " not in words
     assert "with 2 objects" in masks and "and one object per side" in masks and "of SAM 2 and the mask losses" in masks
+
+
+def test_pairs_of_the_same_words_train_only_where_masks_are_compared(plan, capsys, tmp_path):
+    pairs = [str(write(tmp_path / "evidence", 2))]
+    assert re.search(r"for \d+ pairs per epoch \(2 left out\)", plan(capsys, shards=pairs))
+    assert "(0 left out)" in plan(capsys, shards=pairs, mask_preference=1.0)
 
 
 @pytest.mark.parametrize(("changes", "message"), [

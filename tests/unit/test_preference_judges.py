@@ -132,6 +132,8 @@ def test_caption_against_frames(videos, tmp_path, capsys):
         drawn = ["--by", "frames", "--shards", str(videos), "--frames", "3", "--width", "16", "--sample", "4", "--models", models]
         assert score_main(["--questions", by_caption, *drawn, "--out", by_frames]) == 0
         seen = [body for body in server.requests if "question about this video is graded" in text_of(body)]
+        assert score_main(["--questions", table, *drawn, "--out", str(tmp_path / "again.jsonl")]) == 0
+        assert len([body for body in server.requests if "graded" in text_of(body)]) == 36 + 24, "the same draw, and its replies are stored"
     assert {pictures_of(body) for body in seen} == {3} and len(seen) == 4 * 6 and not any("Description" in text_of(body) for body in seen)
     first, second = read_opinions(by_caption).opinions, read_opinions(by_frames).opinions
     assert len(first) == 36 and len(second) == 24 and len({q for q, *_ in second}) == 4
@@ -249,9 +251,9 @@ def test_words_of_a_caption():
 
 def test_named_objects():
     track = MaskTrack((4, 4), (None,))
-    objects = {str(n): SceneObject(str(n), text, track) for n, text in enumerate(("the brown dog", "a red ball", "the tall old man"))}
+    objects = {str(n): SceneObject(str(n), text, track) for n, text in enumerate(("the brown dog", "a red ball", "the fast old man"))}
     medium = Medium("m", "frames", 4, 4, (0.0,), 2.5, objects)
-    assert beside("A dog, brown and fast, follows a ball.", medium) == {"seconds": 2.5, "objects": 3, "named": 2}, "of the last one nothing is said"
+    assert beside("A dog, brown and fast, follows a ball.", medium) == {"seconds": 2.5, "objects": 3, "named": 2}, "one word of three is not the man"
 
 
 def test_captions_against_frames(videos, tmp_path, capsys):
