@@ -137,7 +137,7 @@ def dry_run(argv: Sequence[str], *, gpus: int, pairs: bool = False) -> int:
     model, report = meta_model(run.model, run.lora, run.run.train)
     print(f"{run.model.backbone} + {run.model.sam2_config} at {run.model.sam2_image_size} px: {report.total / 1e6:,.1f} M parameters\n")
     if pairs:
-        print(reference_text(model, run) + "\n")
+        print(f"Reference: {add_reference(model, run)}\n")
     print(trainable_table(model, report, run) + "\n")
     activations, explained = activation_bytes(model, run)
     print(memory_table(model, engine, activations, gpus) + "\n")
@@ -148,17 +148,21 @@ def dry_run(argv: Sequence[str], *, gpus: int, pairs: bool = False) -> int:
     return 0
 
 
-def reference_text(model: GroundedVLM, run: Run) -> str:
-    """What the policy is compared with; puts a frozen adapter into the model where the run would."""
+def add_reference(model: GroundedVLM, run: Run) -> str:
+    """Put into the model what the policy is compared with, as the run would, and say what that is.
+
+    Raises:
+        ConfigError: the reference would move with the policy.
+    """
     if run.run.reference == "cached":
-        return f"Reference: log-probabilities in {run.run.reference_cache}, computed before training if it does not exist"
+        return f"log-probabilities in {run.run.reference_cache}, computed before training if it does not exist"
     check_reference(model)
     if run.run.reference == "base":
-        return "Reference: the model without its adapter, no memory of its own"
+        return "the model without its adapter, no memory of its own"
     before = model_bytes(model.parameters()).weights
     with torch.device("meta"):
         add_reference_adapter(model)
-    return f"Reference: a frozen copy of the adapter, {(model_bytes(model.parameters()).weights - before) / GIB:.1f} GiB"
+    return f"a frozen copy of the adapter, {(model_bytes(model.parameters()).weights - before) / GIB:.1f} GiB"
 
 
 def trainable_table(model: GroundedVLM, report: TrainableReport, run: Run) -> str:

@@ -22,6 +22,16 @@ def shared_data() -> Path:
     return root
 
 
+@pytest.fixture
+def no_waiting(monkeypatch):
+    """Requests to a model's service that failed are tried again at once."""
+    from tenacity import wait_none
+
+    from data_tools.preference import service
+
+    monkeypatch.setattr(service, "BACKOFF", wait_none())
+
+
 @pytest.fixture(scope="module")
 def alone():
     """Function: (function, its arguments) -> its result, from a process of its own. After thousands of tests this one's heap is so large and so

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,29 +15,29 @@ import numpy as np
 from tabulate import tabulate
 
 from data_tools.preference.command import command
-from data_tools.preference.parsing import HIGHEST, LOWEST, RIGHT, Verdict
+from data_tools.preference.parsing import FLAGS, HIGHEST, LOWEST, RIGHT
 from data_tools.preference.questions import ROLES, read_questions
 from unipixel.config import setting
 from unipixel.data.index import replace_file
 from unipixel.errors import ConfigError, DataError, nearest
-from unipixel.metrics.agreement import agreement, kappa, orders, pearson, spearman, with_interval
+from unipixel.metrics.agreement import agreement, kappa, members, orders, pearson, spearman, with_intervals
 
 PLACE = ("question_id", "role", "number")
+"""Columns of a sheet that name a reply."""
 REPLY = "reply"
-"""Columns of a sheet that name a reply, and the one with its fingerprint."""
-FLAGS = ("misaligned", "different", "preferred_sane")
+"""The column with its fingerprint."""
 GRADE = "score"
+_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 Place = tuple[str, str, int]
 Opinions = dict[Place, dict[str, int | bool]]
 """By reply: its grade and the flags of its verdict, as far as there are any."""
 
 
-class Judged(NamedTuple):
+class Judge(NamedTuple):
     """What one judge says, and :func:`fingerprint` of each reply that it is about."""
 
     opinions: Opinions
     replies: dict[Place, str]
-_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 @dataclass(kw_only=True)
@@ -82,7 +83,7 @@ def fingerprint(reply: str) -> str:
     return hashlib.sha256(reply.encode()).hexdigest()[:12]
 
 
-def read_opinions(path: str) -> Judged:
+def read_opinions(path: str) -> Judge:
     """
     Raises:
         DataError: what :func:`~data_tools.preference.questions.read_questions` raises, or a cell of a sheet that is no opinion.
@@ -97,10 +98,10 @@ def read_opinions(path: str) -> Judged:
             found |= {flag: c.verdict[flag] for flag in FLAGS} if c.verdict else {}
             if found:
                 opinions[question.question_id, c.role, c.number] = found
-    return Judged(opinions, replies)
+    return Judge(opinions, replies)
 
 
-def _sheet(path: str) -> Judged:
+def _sheet(path: str) -> Judge:
     if not Path(path).is_file():
         raise DataError(f"no sheet at {path!r}: `unipixel pairs sheet` writes one to fill in")
     opinions, replies = {}, {}
@@ -117,7 +118,7 @@ def _sheet(path: str) -> Judged:
             found = {name: _opinion(name, (row.get(name) or "").strip(), f"{path}, line {rows.line_num}") for name in (GRADE, *FLAGS)}
             if found := {name: value for name, value in found.items() if value is not None}:
                 opinions[place] = found
-    return Judged(opinions, replies)
+    return Judge(opinions, replies)
 
 
 def _place(row: Mapping[str, str], where: str) -> Place:
@@ -159,16 +160,18 @@ def compare(first: Opinions, second: Opinions, seed: int = 0) -> dict[str, Any]:
                                   "questions": len({place[0] for place in both})}
         a, b = (np.array([int(side[place]) for place in both]) for side in sides)
         groups = [place[0] for place in both]
-        statistics = _grades(a, b, groups) if name == GRADE else {"agreement": _of(agreement, a, b), "kappa": _of(kappa, a, b)}
+        statistics = {"agreement": _of(agreement, a, b), "kappa": _of(kappa, a, b)}
         if name == GRADE:
-            report["judged"][name]["ordered_pairs"], report["judged"][name]["tied_pairs"] = _counted(a, b, groups)
-        report["statistics"][name] = {key: with_interval(statistic, groups, seed=seed)._asdict() for key, statistic in statistics.items()}
+            counts = np.stack([orders(a[rows], b[rows]) for rows in members(groups)])
+            same, opposite, tied = counts.sum(0).tolist()
+            report["judged"][name] |= {"ordered_pairs": same + opposite, "tied_pairs": tied}
+            statistics = _of_grades(a, b, groups, counts)
+        report["statistics"][name] = {key: found._asdict() for key, found in with_intervals(statistics, groups, seed=seed).items()}
     return report
 
 
 def _with_keep(opinions: Opinions) -> Opinions:
-    return {place: found | ({"keep": Verdict(*(bool(found[f]) for f in FLAGS)).keep} if all(f in found for f in FLAGS) else {})
-            for place, found in opinions.items()}
+    return {place: found | ({"keep": all(found[f] for f in FLAGS)} if found.keys() >= set(FLAGS) else {}) for place, found in opinions.items()}
 
 
 Statistic = Callable[[np.ndarray], float | None]
@@ -178,10 +181,11 @@ def _of(measure: Callable[[np.ndarray, np.ndarray], float | None], a: np.ndarray
     return lambda rows: measure(a[rows], b[rows])
 
 
-def _grades(a: np.ndarray, b: np.ndarray, groups: list[str]) -> dict[str, Statistic]:
-    alike = _orders_by_question(a, b, groups)
-    number = {group: n for n, group in enumerate(alike)}
-    counts, of_row = np.stack(list(alike.values())), np.array([number[group] for group in groups])
+def _of_grades(a: np.ndarray, b: np.ndarray, groups: list[str], counts: np.ndarray) -> dict[str, Statistic]:
+    """``counts``: (questions, 3), :func:`orders` of the replies to each."""
+    of_row = np.empty(len(groups), np.int64)
+    for number, rows in enumerate(members(groups)):
+        of_row[rows] = number
     sizes = np.bincount(of_row)
 
     def order(rows: np.ndarray) -> float | None:
@@ -190,20 +194,8 @@ def _grades(a: np.ndarray, b: np.ndarray, groups: list[str]) -> dict[str, Statis
         return float(same / (same + opposite)) if same + opposite else None
 
     right = a >= RIGHT, b >= RIGHT
-    return {"pearson": _of(pearson, a, b), "spearman": _of(spearman, a, b), "kappa_quadratic": _of(lambda x, y: kappa(x, y, quadratic=True), a, b),
+    return {"pearson": _of(pearson, a, b), "spearman": _of(spearman, a, b), "kappa_quadratic": _of(partial(kappa, quadratic=True), a, b),
             "kappa_right": _of(kappa, *right), "agreement_right": _of(agreement, *right), "order": order}
-
-
-def _orders_by_question(a: np.ndarray, b: np.ndarray, groups: list[str]) -> dict[str, np.ndarray]:
-    rows: dict[str, list[int]] = {}
-    for position, group in enumerate(groups):
-        rows.setdefault(group, []).append(position)
-    return {group: orders(a[at], b[at]) for group, at in rows.items()}
-
-
-def _counted(a: np.ndarray, b: np.ndarray, groups: list[str]) -> tuple[int, int]:
-    same, opposite, tied = sum(_orders_by_question(a, b, groups).values())
-    return int(same + opposite), int(tied)
 
 
 def text_of(report: Mapping[str, Any]) -> str:

@@ -25,12 +25,13 @@ from data_tools.preference.messages import Sampling
 from data_tools.preference.parsing import CaptionCheck, parse_caption_check
 from data_tools.preference.prompts import prompt
 from data_tools.preference.questions import Question, read_questions
-from data_tools.preference.steps import Looks, Media, ask_each, finish, framed
+from data_tools.preference.steps import Looks, Media, ask_each, finish, framed, skip_file
 from data_tools.preference.style import is_refusal
 from data_tools.preference.textual import normal, words
 from unipixel.config import setting
 from unipixel.data.index import replace_file
 from unipixel.data.ledger import SkipLedger
+from unipixel.data.media import sample_frames
 from unipixel.errors import ConfigError, DataError
 from unipixel.sample import Medium
 
@@ -78,7 +79,7 @@ def captions(settings: CaptionSettings, out: OutSettings) -> None:
     """Write one line per caption to ``out``, and the summary into its report.
 
     Raises:
-        DataError: the table holds no caption.
+        DataError: the table holds no caption, or a judge was asked and none of its replies could be read; the files are written then, too.
     """
     found, ledger = captions_of(read_questions(settings.questions)), SkipLedger()
     if not found:
@@ -95,16 +96,18 @@ def captions(settings: CaptionSettings, out: OutSettings) -> None:
         if settings.models:
             journal = Path(settings.replies) if settings.replies else Path(out.out).with_name("replies.jsonl")
             asked = stack.enter_context(clients(settings.models, ("judge",), journal))
-            for key, check in checked(found, media, asked["judge"], settings, ledger):
+            there = {key: text for key, text in found.items() if "seconds" in rows[key]}  # the others are listed already
+            for key, check in checked(there, media, asked["judge"], settings, ledger):
                 rows[key] |= asdict(check)
-        finish(out.out, ledger, asked.values())
+        report = finish(out.out, ledger, asked.values())
     uncaptioned = [key for key in media if key not in rows] if media is not None else None
     summary = summarize(list(rows.values()), uncaptioned)
-    report = Path(f"{out.out}.report.json")
-    replace_file(report, (json.dumps(json.loads(report.read_text()) | {"captions": summary}, indent=1) + "\n").encode())
+    replace_file(Path(f"{out.out}.report.json"), (json.dumps(report | {"captions": summary}, indent=1) + "\n").encode())
     replace_file(Path(out.out), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.values()).encode())
     print(tabulate([(name.replace("_", " "), f"{value:.3g}" if isinstance(value, float) else value) for name, value in summary.items()
                     if not isinstance(value, list)], headers=("captions", ""), disable_numparse=True))
+    if settings.models and "checked_by_judge" not in summary:
+        raise DataError(f"the judge checked no caption: {ledger.counts}; see {skip_file(out.out)}. What words tell is in {out.out}")
 
 
 def captions_of(questions: Sequence[Question]) -> dict[str, str]:
@@ -140,7 +143,7 @@ def checked(found: Mapping[str, str], media: Media, judge: ChatClient, settings:
     asked, looks, rule = prompt("caption_check"), Looks(media), FrameRule(count=settings.frames, width=settings.width)
     keys = list(found)
     if settings.limit:
-        keys = [keys[i] for i in np.unique(np.linspace(0, len(keys) - 1, min(settings.limit, len(keys))).round().astype(int))]
+        keys = [keys[i] for i in sample_frames(len(keys), settings.limit)]
 
     def request_of(key: str, text: str):
         return judge.request(framed(looks(key, rule), asked, caption=text), Sampling(max_tokens=settings.max_tokens))

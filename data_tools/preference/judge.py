@@ -57,7 +57,8 @@ Look = Callable[[str], Shown]
 def without(questions: Iterable[Question], what: str) -> list[Question]:
     """Questions without the scores, verdicts or rewards that they have (``what``): a table holds one judge's opinions, or comparing it with
     another judge's would compare a part with itself."""
-    return [replace(q, candidates=tuple(replace(c, **{what: None}, judged={k: v for k, v in c.judged.items() if k != what}) for c in q.candidates))
+    gone = dict.fromkeys(("reward", "tokens") if what == "reward" else (what,))
+    return [replace(q, candidates=tuple(replace(c, **gone, judged={k: v for k, v in c.judged.items() if k != what}) for c in q.candidates))
             for q in questions]
 
 

@@ -14,6 +14,8 @@ from unipixel.errors import SampleError
 
 LOWEST, HIGHEST, RIGHT = 1, 5, 3
 """Grades of a reply; from ``RIGHT`` on it counts as right."""
+FLAGS = ("misaligned", "different", "preferred_sane")
+"""Of a verdict; an adversarial reply is kept when all are true."""
 _FENCE = re.compile(r"```(?:json)?\s*\n(.*?)\n\s*```", re.DOTALL)
 _LABEL = re.compile(r"^[ \t]*(?:\*\*)?([QA])[ \t]*(\d+)[ \t]*(?:\*\*)?[ \t]*:(?:\*\*)?", re.MULTILINE)
 _SCORE = re.compile(r"\bscore\b\s*(?:\*\*)?\s*[:=]?\s*(?:\*\*)?\s*(-?\d+(?:[.,]\d+)?)(?:\s*/\s*(\d+))?", re.IGNORECASE)
@@ -30,7 +32,7 @@ class Verdict:
 
     @property
     def keep(self) -> bool:
-        return self.misaligned and self.different and self.preferred_sane
+        return all(getattr(self, flag) for flag in FLAGS)
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,8 @@ def parse_score(text: str) -> int:
 def parse_verdict(text: str) -> Verdict:
     """One JSON object with ``misaligned``, ``different``, ``preferred_sane`` (true or false) and ``why``; nothing else (``bad_verdict``)."""
     value = _json(text, "bad_verdict")
-    flags = ("misaligned", "different", "preferred_sane")
-    if not isinstance(value, dict) or not set(flags) <= set(value) <= {*flags, "why"} or not all(isinstance(value[f], bool) for f in flags):
-        raise SampleError(f"expected an object of {list(flags)}, each true or false, got {text[:160]!r}", reason="bad_verdict")
+    if not isinstance(value, dict) or not set(FLAGS) <= set(value) <= {*FLAGS, "why"} or not all(isinstance(value[f], bool) for f in FLAGS):
+        raise SampleError(f"expected an object of {list(FLAGS)}, each true or false, got {text[:160]!r}", reason="bad_verdict")
     if not isinstance(value.get("why", ""), str):
         raise SampleError(f"why={value['why']!r} is no text", reason="bad_verdict")
     return Verdict(**value)

@@ -15,10 +15,10 @@ from typing import Any
 
 import jinja2
 
-from data_tools.preference.agree import FLAGS, GRADE, PLACE, REPLY, fingerprint
+from data_tools.preference.agree import GRADE, PLACE, REPLY, fingerprint
 from data_tools.preference.command import command
 from data_tools.preference.frames import FrameRule
-from data_tools.preference.parsing import HIGHEST, LOWEST
+from data_tools.preference.parsing import FLAGS, HIGHEST, LOWEST
 from data_tools.preference.questions import REJECTABLE, Question, read_questions
 from data_tools.preference.steps import Looks, Media, skip_file
 from unipixel.config import setting

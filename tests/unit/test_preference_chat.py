@@ -8,9 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from tenacity import wait_none
 
-from data_tools.preference import chat, service
+from data_tools.preference import chat
 from data_tools.preference.chat import ChatClient, clients
 from data_tools.preference.endpoints import Endpoint, read_endpoints
 from data_tools.preference.journal import Journal
@@ -19,10 +18,7 @@ from tests.chat_server import chat_server, completion, pictures_of, text_of
 from tests.packing import jpeg
 from unipixel.errors import ConfigError, DataError, SampleError
 
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch):
-    monkeypatch.setattr(service, "BACKOFF", wait_none())
+pytestmark = pytest.mark.usefixtures("no_waiting")
 
 
 def request(text: str = "Hello?", **sampling) -> ChatRequest:

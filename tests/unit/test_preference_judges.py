@@ -10,13 +10,12 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from tenacity import wait_none
 
-from data_tools.preference import service
 from data_tools.preference.agree import compare, read_opinions
 from data_tools.preference.agree import main as agree_main
 from data_tools.preference.captions import beside, facts
 from data_tools.preference.captions import main as captions_main
+from data_tools.preference.judge import without
 from data_tools.preference.make import hound_main, pasta_main
 from data_tools.preference.parsing import parse_caption_check
 from data_tools.preference.questions import Candidate, Question, read_questions, write_questions
@@ -26,15 +25,11 @@ from data_tools.preference.sheet import main as sheet_main
 from tests.chat_server import chat_server, pictures_of, text_of, write_videos
 from tests.preference_roles import Player
 from unipixel.errors import SampleError
-from unipixel.metrics.agreement import kappa, orders, pearson, spearman, with_interval
+from unipixel.metrics.agreement import kappa, orders, pearson, spearman, with_intervals
 from unipixel.sample import MaskTrack, Medium, SceneObject
 
 ROLES = ("captioner", "writer", "answerer", "judge")
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch):
-    monkeypatch.setattr(service, "BACKOFF", wait_none())
+pytestmark = pytest.mark.usefixtures("no_waiting")
 
 
 @pytest.fixture(scope="module")
@@ -93,12 +88,14 @@ def test_intervals_draw_whole_groups():
     rng = np.random.default_rng(0)
     value = rng.random(40) < 0.5
     copies, groups = np.repeat(value, 10), np.repeat(np.arange(40), 10).tolist()
-    grouped = with_interval(lambda rows: float(copies[rows].mean()), groups)
-    single = with_interval(lambda rows: float(value[rows].mean()), range(40))
-    alone = with_interval(lambda rows: float(copies[rows].mean()), range(400))
+    grouped = with_intervals({"mean": lambda rows: float(copies[rows].mean())}, groups)["mean"]
+    single = with_intervals({"mean": lambda rows: float(value[rows].mean())}, range(40))["mean"]
+    alone = with_intervals({"mean": lambda rows: float(copies[rows].mean())}, range(400))["mean"]
     width = {name: found.high - found.low for name, found in (("grouped", grouped), ("single", single), ("alone", alone))}
     assert grouped.value == single.value and width["grouped"] == pytest.approx(width["single"], rel=0.2) and width["alone"] < 0.5 * width["grouped"]
-    assert grouped.low < grouped.value < grouped.high and with_interval(lambda rows: 1.0, ["one", "one"]) == (1.0, None, None)
+    assert grouped.low < grouped.value < grouped.high and with_intervals({"one": lambda rows: 1.0}, ["one", "one"])["one"] == (1.0, None, None)
+    never = with_intervals({"never": lambda rows: None, "some": lambda rows: 1.0 if 0 in rows else None}, "abc")
+    assert never == {"never": (None, None, None), "some": (1.0, 1.0, 1.0)}, "draws where it is not defined are left out"
 
 
 # --- two judges ------------------------------------------------------------------------------------------------------------------
@@ -172,6 +169,13 @@ def test_score_settings(videos, tmp_path, capsys, argv, told):
     models.write_text("judge: {model: m, base_url: 'http://127.0.0.1:9/v1'}")
     assert score_main(["--questions", asked_of_hound(videos, tmp_path), "--models", str(models), "--out", str(tmp_path / "o.jsonl"), *argv]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_a_table_keeps_nothing_of_an_earlier_judge():
+    candidate = Candidate("sample", 0, "x", score=4, reward=0.5, tokens=7, judged={"score": {"judge": "a"}, "reward": {"judge": "b"}})
+    question = Question("q", "hound", "m", "?", "correctness", candidates=(candidate,))
+    ((kept,),) = (q.candidates for q in without([question], "reward"))
+    assert (kept.reward, kept.tokens, kept.score, kept.judged) == (None, None, 4, {"score": {"judge": "a"}})
 
 
 def test_a_video_that_is_not_there_is_listed(videos, tmp_path):
@@ -284,9 +288,17 @@ def test_captions_without_a_judge_and_with_one_that_talks(videos, tmp_path, caps
     for argv, told in ((["--frames", "3"], "no effect without --models"), (["--models", "m.yaml"], "without --shards")):
         assert captions_main(["--questions", table, "--out", str(tmp_path / "b.jsonl"), *argv]) == 2
         assert told in capsys.readouterr().err
+    write_questions(tmp_path / "gone.jsonl", [*read_questions(table), Question("x", "hound", "toy-train-gone", "?", "correctness", caption="A cat.")])
+    with chat_server(Player()) as server:
+        models = str(server.models(tmp_path / "m.yaml", "judge"))
+        argv = ["--questions", str(tmp_path / "gone.jsonl"), "--shards", str(videos), "--models", models, "--out", str(tmp_path / "d.jsonl")]
+        assert captions_main(argv) == 0
+    assert [json.loads(line)["reason"] for line in (tmp_path / "d.jsonl.skipped.jsonl").read_text().splitlines()] == ["no_medium"], "listed once"
+    (tmp_path / "replies.jsonl").unlink()
     with chat_server(Player(spoil={"Compare it": "It is fine."})) as server:
         models = str(server.models(tmp_path / "m.yaml", "judge"))
-        assert captions_main(["--questions", table, "--shards", str(videos), "--models", models, "--out", str(tmp_path / "c.jsonl")]) == 0
+        assert captions_main(["--questions", table, "--shards", str(videos), "--models", models, "--out", str(tmp_path / "c.jsonl")]) == 2
+    assert "the judge checked no caption" in capsys.readouterr().err and len((tmp_path / "c.jsonl").read_text().splitlines()) == 2
     assert [json.loads(line)["reason"] for line in (tmp_path / "c.jsonl.skipped.jsonl").read_text().splitlines()] == ["bad_check"] * 2
     assert "claims_contradicted" not in json.loads((tmp_path / "c.jsonl.report.json").read_text())["captions"]
 

@@ -9,9 +9,8 @@ from collections import Counter
 
 import pytest
 from PIL import Image
-from tenacity import wait_none
 
-from data_tools.preference import hound, pasta, service
+from data_tools.preference import hound, pasta
 from data_tools.preference.chat import clients
 from data_tools.preference.check import main as check_main
 from data_tools.preference.filter import main as filter_main
@@ -31,11 +30,7 @@ from unipixel.errors import ConfigError
 from unipixel.sample import Example, Medium
 
 ROLES = ("captioner", "writer", "answerer", "judge")
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch):
-    monkeypatch.setattr(service, "BACKOFF", wait_none())
+pytestmark = pytest.mark.usefixtures("no_waiting")
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,7 @@ import json
 import re
 
 import pytest
-from tenacity import wait_none
 
-from data_tools.preference import service
 from data_tools.preference.command import EXIT_FOUND
 from data_tools.rationale.command import main
 from data_tools.rationale.context import Context, Shown, context_of
@@ -75,9 +73,7 @@ def test_replies_are_read_strictly():
             parse_rationale(text)
 
 
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch):
-    monkeypatch.setattr(service, "BACKOFF", wait_none())
+pytestmark = pytest.mark.usefixtures("no_waiting")
 
 
 @pytest.fixture(scope="module")

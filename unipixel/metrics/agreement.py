@@ -5,7 +5,7 @@ Intervals come from the bootstrap over groups (the replies to one question are j
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -54,12 +54,12 @@ def agreement(first: np.ndarray, second: np.ndarray) -> float | None:
 
 def pearson(first: np.ndarray, second: np.ndarray) -> float | None:
     """Pearson's correlation; ``None`` when one judge gave the same grade to everything."""
-    return None if _constant(first, second) else float(stats.pearsonr(first, second).statistic)
+    return None if _constant(first, second) else float(np.corrcoef(first, second)[0, 1])
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> float | None:
     """Spearman's rank correlation, ties with their mean rank; ``None`` as for :func:`pearson`."""
-    return None if _constant(first, second) else float(stats.spearmanr(first, second).statistic)
+    return pearson(stats.rankdata(first), stats.rankdata(second))
 
 
 def _constant(first: np.ndarray, second: np.ndarray) -> bool:
@@ -77,24 +77,31 @@ def orders(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.array([(product > 0).sum(), (product < 0).sum(), (product == 0).sum()], np.int64)
 
 
-def with_interval(statistic: Callable[[np.ndarray], float | None], groups: Sequence[Hashable], *, resamples: int = RESAMPLES,
-                  seed: int = 0) -> Interval:
-    """``statistic`` of all items, with the percentile interval of its values when whole groups are drawn again.
+def with_intervals(statistics: Mapping[str, Callable[[np.ndarray], float | None]], groups: Sequence[Hashable], *, resamples: int = RESAMPLES,
+                   seed: int = 0) -> dict[str, Interval]:
+    """Each statistic of all items, with the percentile interval of its values when whole groups are drawn again.
+
+    Draws in which a statistic is not defined are left out of its interval.
 
     Args:
-        statistic: (m,) positions of items -> value.
+        statistics: by name, (m,) positions of items -> value.
         groups: (n,) group of each item.
     """
-    value = statistic(np.arange(len(groups)))
-    members: dict[Hashable, list[int]] = {}
+    everything = {name: statistic(np.arange(len(groups))) for name, statistic in statistics.items()}
+    blocks, rng = members(groups), np.random.default_rng(seed)
+    drawn: dict[str, list[float]] = {name: [] for name in statistics}
+    for _ in range(resamples if len(blocks) > 1 else 0):
+        rows = np.concatenate([blocks[i] for i in rng.integers(len(blocks), size=len(blocks))])
+        for name, statistic in statistics.items():
+            if everything[name] is not None and (value := statistic(rows)) is not None:
+                drawn[name].append(value)
+    bounds = {name: np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist() if values else (None, None) for name, values in drawn.items()}
+    return {name: Interval(value, *bounds[name]) for name, value in everything.items()}
+
+
+def members(groups: Sequence[Hashable]) -> list[np.ndarray]:
+    """Positions of the items of each group, in the order of the groups' first items."""
+    found: dict[Hashable, list[int]] = {}
     for position, group in enumerate(groups):
-        members.setdefault(group, []).append(position)
-    if value is None or len(members) < 2:
-        return Interval(value, None, None)
-    blocks, rng = [np.array(block) for block in members.values()], np.random.default_rng(seed)
-    drawn = (statistic(np.concatenate([blocks[i] for i in rng.integers(len(blocks), size=len(blocks))])) for _ in range(resamples))
-    values = [v for v in drawn if v is not None]
-    if not values:
-        return Interval(value, None, None)
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(value, float(low), float(high))
+        found.setdefault(group, []).append(position)
+    return [np.array(positions) for positions in found.values()]
