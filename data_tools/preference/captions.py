@@ -19,7 +19,7 @@ import numpy as np
 from tabulate import tabulate
 
 from data_tools.preference.chat import ChatClient, clients
-from data_tools.preference.command import OutSettings, command
+from data_tools.preference.command import OutSettings, command, refuse_idle
 from data_tools.preference.frames import FrameRule
 from data_tools.preference.messages import Sampling
 from data_tools.preference.parsing import CaptionCheck, parse_caption_check
@@ -62,9 +62,7 @@ class CaptionSettings:
         if self.models and not self.shards:
             raise ConfigError("--models without --shards: the judge compares captions with frames")
         if not self.models:
-            for name in ("replies", "limit", "frames", "width", "max_tokens"):
-                if getattr(self, name) != type(self).__dataclass_fields__[name].default:
-                    raise ConfigError(f"--{name} has no effect without --models: no judge is asked")
+            refuse_idle(self, ("replies", "limit", "frames", "width", "max_tokens"), "without --models: no judge is asked")
         if self.limit < 0 or self.frames < 1 or self.width < 0 or self.max_tokens < 1:
             raise ConfigError(f"limit={self.limit} and width={self.width} must not be negative, frames={self.frames} and max_tokens="
                               f"{self.max_tokens} must be at least 1")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from unipixel.config import parse, setting
 from unipixel.errors import EXIT_USER_ERROR, ConfigError, UniPixelError
@@ -21,6 +22,16 @@ def command(name: str, classes: Sequence[type], run: Callable[..., int | None], 
     except UniPixelError as error:
         print(f"unipixel {name}: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
+
+
+def refuse_idle(settings: Any, names: Iterable[str], why: str) -> None:
+    """
+    Raises:
+        ConfigError: one of these settings was given, and would change nothing.
+    """
+    for name in names:
+        if getattr(settings, name) != type(settings).__dataclass_fields__[name].default:
+            raise ConfigError(f"--{name} has no effect {why}")
 
 
 @dataclass(kw_only=True)

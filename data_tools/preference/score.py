@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from data_tools.preference import judge
 from data_tools.preference.chat import ChatClient, clients
-from data_tools.preference.command import ModelSettings, OutSettings, command
+from data_tools.preference.command import ModelSettings, OutSettings, command, refuse_idle
 from data_tools.preference.endpoints import read_endpoints
 from data_tools.preference.frames import FrameRule, Shown
 from data_tools.preference.journal import Journal
@@ -52,10 +52,12 @@ class ScoreSettings:
             raise ConfigError("--by frames needs --shards: name the packed folders with the videos")
         if self.frames < 1 or self.width < 0 or self.sample < 0:
             raise ConfigError(f"frames={self.frames} must be at least 1, width={self.width} and sample={self.sample} must not be negative")
-        if self.by not in ("frames", "verdict") or not self.shards:
-            for name, default in (("frames", 8), ("width", 336)):
-                if getattr(self, name) != default:
-                    raise ConfigError(f"--{name} has no effect with --by {self.by}{'' if self.shards else ' without --shards'}: no frames are shown")
+        if self.by == "implicit":
+            refuse_idle(self, ("tries", "max_tokens", "frames", "width"), "with --by implicit: no judge is asked")
+        if not self.shards:
+            refuse_idle(self, ("frames", "width"), f"with --by {self.by} without --shards: no frames are shown")
+        if not self.sample:
+            refuse_idle(self, ("seed",), "without --sample: nothing is drawn")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,7 +72,8 @@ def score(settings: ScoreSettings, out: OutSettings, models: ModelSettings) -> N
         UniPixelError: nothing could be scored, or the judge cannot be asked.
     """
     questions, ledger = judge.without(read_questions(settings.questions), KINDS[settings.by]), SkipLedger()
-    wanted = drawn([q for q in questions if bool(q.of("sample")) == (settings.by in ("caption", "frames")) or settings.by == "implicit"], settings)
+    graded = KINDS[settings.by] == "score"
+    wanted = drawn([q for q in questions if settings.by == "implicit" or bool(q.of("sample")) == graded], settings)
     if settings.by == "implicit":
         scored = _rewards(settings, models, out.out, wanted, ledger)
         finish(out.out, ledger)

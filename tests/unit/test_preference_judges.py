@@ -163,6 +163,7 @@ def test_a_verdict_before_frames(videos, tmp_path):
     (["--by", "frames"], "needs --shards"), (["--by", "caption", "--shards", "x"], "--by frames shows them"),
     (["--by", "caption", "--frames", "4"], "--frames has no effect"),
     (["--by", "verdict", "--width", "99"], "no effect with --by verdict without --shards"),
+    (["--by", "implicit", "--tries", "3"], "--tries has no effect with --by implicit"), (["--by", "caption", "--seed", "1"], "without --sample"),
     (["--by", "captions"], "nearest: 'caption'"), (["--by", "caption", "--sample", "3"], "holds 2 questions")])
 def test_score_settings(videos, tmp_path, capsys, argv, told):
     models = tmp_path / "m.yaml"
